@@ -1,0 +1,105 @@
+"""GAN objectives that two or more detectors share.
+
+Binary cross-entropies are on logits, averaged over windows and features: one number a lane.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from asdgan.lanes import fresh, lanes_of, listed
+
+
+def taken_for_real(logits: Tensor) -> Tensor:
+    """Cross-entropy of logits (*lanes, windows, 1) against the answer "real"."""
+    return softplus(-logits).mean((-2, -1))
+
+
+def taken_for_fake(logits: Tensor) -> Tensor:
+    """Cross-entropy of logits (*lanes, windows, 1) against the answer "fake"."""
+    return softplus(logits).mean((-2, -1))
+
+
+class Rebirth(nn.Module):
+    """Gives a discriminator fresh weights when its loss falls below a bound.
+
+    Akcay's repositories do so when the loss is below 1e-5, and keep the optimiser's state and
+    the running statistics; so does this. Whether a lane is reborn is decided on the device,
+    without asking the host. Fresh weights lie ready for each lane and are drawn anew, keyed by
+    (seed, births so far), in `restock`, which is called between blocks of steps: two births of
+    one lane within one block start from equal weights.
+
+    Args:
+        discriminator: The modules it is made of; their parameters are overwritten.
+        below: The bound; 0 turns the rule off.
+        init: As for `lanes.initialise`, one or one a lane.
+        std: Likewise.
+        seed: Likewise.
+    """
+
+    births: Tensor
+
+    def __init__(
+        self,
+        discriminator: Sequence[nn.Module],
+        *,
+        below: float,
+        init: str | Sequence[str],
+        std: float,
+        seed: int | Sequence[int],
+    ) -> None:
+        """Draws the first fresh weights."""
+        super().__init__()
+        self.below, self._std = below, std
+        self._lanes = lanes_of(seed)
+        self._inits, self._seeds = listed(init, self._lanes), listed(seed, self._lanes)
+        self.register_buffer("births", torch.zeros(self._lanes, dtype=torch.int64))
+        self._modules_of_d = tuple(discriminator)  # a tuple, so as not to become a second owner
+        self._stock: list[Tensor] = []
+        self._stocked_for: list[int] = []
+
+    @torch.no_grad()
+    def apply_where(self, loss: Tensor) -> None:
+        """Overwrites the discriminator of every lane whose loss (shape lanes) is below the bound."""
+        if self.below <= 0:
+            return
+        due = loss < self.below
+        if due.device.type == "cpu" and not due.any():  # free on a CPU, a wait on a GPU
+            return
+        if not self._stock:
+            self.restock()
+        for parameter, value in zip(self._parameters_of_d(), self._stock, strict=True):
+            parameter.copy_(torch.where(due.reshape(*self._lanes, 1, 1), value, parameter))
+        self.births += due
+
+    @torch.no_grad()
+    def restock(self) -> None:
+        """Draws new fresh weights for the lanes that used theirs up."""
+        births = self.births.reshape(-1).tolist()
+        if births == self._stocked_for or self.below <= 0:
+            return
+        parameters = self._parameters_of_d()
+        if not self._stock:
+            self._stock = [torch.empty_like(parameter) for parameter in parameters]
+            self._stocked_for = [-1] * len(births)
+        drawn: dict[tuple[int, str, int], list[Tensor]] = {}
+        for lane, count in enumerate(births):
+            if count == self._stocked_for[lane]:
+                continue
+            init, seed = self._inits[lane], self._seeds[lane]
+            if (seed, init, count) not in drawn:
+                drawn[seed, init, count] = [
+                    value
+                    for i, module in enumerate(self._modules_of_d)
+                    for value in fresh(
+                        module, init=init, std=self._std, seed=seed, place=("rebirth", i, count)
+                    )
+                ]
+            for stock, value in zip(self._stock, drawn[seed, init, count], strict=True):
+                (stock[lane] if self._lanes else stock).copy_(value)
+        self._stocked_for = births
+
+    def _parameters_of_d(self) -> list[nn.Parameter]:
+        return [p for module in self._modules_of_d for p in module.parameters()]

@@ -1,0 +1,231 @@
+"""Detector, the only base class: learns from windows, gives clips their scores.
+
+A detector is a LightningModule that runs its own optimisers. It owes `learn` and
+`score_windows`, and says which networks it has; everything else is here: the loop over a block's
+minibatches, the noise of each step, the losses of each epoch, compiling, marking a lane that met
+NaN, and the pooling of window scores to clip scores.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from asdgan.errors import BadInput
+from asdgan.lanes import Draw, Noise, lanes_of, listed, per_lane
+from asdgan.windows import Batch, Block, Windows
+
+log = logging.getLogger("asdgan")
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda scores: scores.mean(-1),
+    "max": lambda scores: scores.amax(-1),
+    "p90": lambda scores: scores.quantile(0.9, dim=-1),
+}
+SCORING_WINDOWS = 2048  # windows scored at once; whole clips
+
+
+class Detector(pl.LightningModule):
+    """What every detector shares.
+
+    Args:
+        seed: Of this run, or one per lane of a stack: a list makes a stack.
+        dropout: Rate of the hidden layers, 0 to 1, exclusive; one, or one per lane.
+        primary: The component score that judges a clip.
+        pool: How a clip's window scores become its score: `mean`, `max` or `p90`.
+
+    Attributes:
+        recipe: Raised by hand when a mended bug changes this model's results.
+        stackable: Whether many points can train as lanes of one instance.
+        lanes: () for a single run, (n,) for a stack of n.
+        alive: Shape lanes; False for a lane whose losses were not finite. What becomes of its
+            weights does not matter: no lane touches another.
+        history: Losses per epoch, each of shape lanes.
+    """
+
+    recipe: ClassVar[int] = 1
+    stackable: ClassVar[bool] = False
+    alive: Tensor
+
+    def __init__(
+        self, *, seed: int | Sequence[int], dropout: float | Sequence[float], primary: str, pool: str
+    ) -> None:
+        """Takes what concerns all detectors; a model's own constructor makes its networks."""
+        super().__init__()
+        if pool not in POOLS:
+            raise BadInput(f"model.pool={pool} is not known; there are {', '.join(POOLS)}")
+        self.automatic_optimization = False
+        self.lanes = lanes_of(seed)
+        self.seeds = listed(seed, self.lanes)
+        self.primary, self._pool = primary, pool
+        self.history: dict[str, list[Tensor]] = {}
+        self._tally: dict[str, tuple[Tensor, int]] = {}
+        rates = per_lane(dropout, self.lanes)
+        self._drops = bool((rates > 0).any())
+        self.dropout_rates = rates.reshape(*self.lanes, 1, 1)
+        self.register_buffer("alive", torch.ones(self.lanes, dtype=torch.bool), persistent=False)
+        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._compile_for: int | None = None
+        self._noise: Noise | None = None
+
+    # What a model owes ------------------------------------------------------------------------
+
+    def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """One optimiser step of each network.
+
+        Args:
+            batch: The minibatch.
+            draw: The noise of this step, and the share of this batch in running statistics.
+
+        Returns:
+            Losses before the step, each of shape lanes, under `loss_g`, `loss_d`, ...
+        """
+        raise NotImplementedError
+
+    def score_windows(self, batch: Batch) -> dict[str, Tensor]:
+        """Component scores by name, each of shape (*lanes, windows), higher is stranger."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, list[nn.Module]]:
+        """The modules that each optimiser steps, by the optimiser's name; no module twice."""
+        raise NotImplementedError
+
+    def parameters_of(self, network: str) -> list[nn.Parameter]:
+        """Parameters that the optimiser of that name steps, in a fixed order."""
+        return [p for module in self.networks()[network] for p in module.parameters()]
+
+    def noise_columns(self) -> tuple[int, int]:
+        """Columns of uniform noise (dropout) and of normal noise that one step takes."""
+        raise NotImplementedError
+
+    def between_blocks(self) -> None:
+        """What may wait for the host: called after each block of minibatches."""
+
+    # What all share ---------------------------------------------------------------------------
+
+    def compile_steps(self, batch: int) -> None:
+        """From now on, steps of full minibatches (of `batch` windows) run compiled."""
+        self._compile_for = batch
+
+    def step_function(self, name: str, windows: Tensor) -> Callable[..., Any]:
+        """The method `name`, compiled where that was asked for and these windows are a full batch.
+
+        Where compiling fails (no C++ compiler, say), it says so once and runs plainly.
+        """
+        plain = getattr(self, name)
+        if self._compile_for is None or windows.shape[-2] != self._compile_for:
+            return plain
+        if name not in self._compiled:
+            self._compiled[name] = self._compile(plain)
+        return self._compiled[name]
+
+    def _compile(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        # The step takes its own gradients inside the graph.
+        torch._dynamo.config.trace_autograd_ops = True  # pyright: ignore
+        compiled = torch.compile(plain, fullgraph=True, dynamic=False)
+        state = {"works": None}
+
+        def first_try(*arguments: Any) -> Any:  # noqa: ANN401 - the step's own
+            if state["works"] is False:
+                return plain(*arguments)
+            try:
+                result = compiled(*arguments)
+                state["works"] = True
+                return result
+            except Exception as error:
+                if state["works"]:
+                    raise
+                state["works"] = False
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                log.warning("compiling the step failed, running it plainly: %s", reason[0])
+                return plain(*arguments)
+
+        return first_try
+
+    def training_step(self, block: Block, index: int) -> None:
+        """Learns from a block of minibatches."""
+        if self._noise is None:
+            uniforms, normals = self.noise_columns()
+            self._noise = Noise(
+                self.seeds, uniforms=uniforms if self._drops else 0, normals=normals
+            )
+        losses: dict[str, list[Tensor]] = {}
+        for batch in block:
+            windows = batch.windows.to(device=self.device, dtype=self.dtype)
+            draw = self._noise.draw(batch.step, windows.shape[-2], like=windows)
+            batch = Batch(windows, batch.picks, batch.source, batch.step)
+            for name, value in self.learn(batch, draw).items():
+                losses.setdefault(f"train/{name}", []).append(value.detach())
+        for name, values in losses.items():
+            stacked = torch.stack(values).double()  # (minibatches, *lanes)
+            self.alive &= stacked.isfinite().all(0)
+            total, steps = self._tally.get(name, (torch.zeros_like(stacked[0]), 0))
+            self._tally[name] = (total + stacked.sum(0), steps + len(values))
+        self.between_blocks()
+
+    def on_train_epoch_end(self) -> None:
+        """Keeps the epoch's mean losses."""
+        for name, (total, steps) in self._tally.items():
+            self.history.setdefault(name, []).append((total / steps).cpu())
+        self._tally.clear()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Component scores of held-out windows, averaged: reconstruction errors, unweighted."""
+        windows = batch.windows.to(device=self.device, dtype=self.dtype)
+        scores = self.score_windows(Batch(windows, batch.picks, batch.source, batch.step))
+        for name, values in scores.items():
+            self._held.setdefault(f"val/{name}", []).append(values.double())
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the sums anew."""
+        self._held: dict[str, list[Tensor]] = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Keeps the mean component scores of the held-out windows."""
+        for name, values in self._held.items():
+            self.history.setdefault(name, []).append(torch.cat(values, -1).mean(-1).cpu())
+
+    @torch.no_grad()
+    def score_clips(self, windows: Windows) -> dict[str, Tensor]:
+        """Component scores of every clip.
+
+        Always in whole clips and in the same grouping, so that the same clips give the same bits;
+        the parameters and running statistics are not touched.
+
+        Returns:
+            Each of shape (*lanes, clips), float64, on the CPU.
+        """
+        was_training = self.training
+        self.eval()
+        pool = POOLS[self._pool]
+        pooled: dict[str, list[Tensor]] = {}
+        for first, last in clip_groups(windows.bounds):
+            bounds = windows.bounds[first : last + 1]
+            picks = torch.arange(int(bounds[0]), int(bounds[-1]))
+            gathered = windows.gather(picks).to(device=self.device, dtype=self.dtype)
+            scores = self.score_windows(Batch(gathered, picks, windows, -1))
+            sizes = bounds.diff().tolist()
+            for name, values in scores.items():
+                clips = [pool(of_clip) for of_clip in values.double().split(sizes, dim=-1)]
+                pooled.setdefault(name, []).append(torch.stack(clips, -1).cpu())
+        self.train(was_training)
+        return {name: torch.cat(values, -1) for name, values in pooled.items()}
+
+
+def clip_groups(bounds: Tensor) -> list[tuple[int, int]]:
+    """Runs of whole clips, first to last (exclusive), of at most SCORING_WINDOWS windows each.
+
+    A clip that alone has more is a group of its own.
+    """
+    groups, first = [], 0
+    edges = bounds.tolist()
+    for clip in range(1, len(edges)):
+        if edges[clip] - edges[first] > SCORING_WINDOWS and clip - 1 > first:
+            groups.append((first, clip - 1))
+            first = clip - 1
+    if first < len(edges) - 1:
+        groups.append((first, len(edges) - 1))
+    return groups

@@ -1,0 +1,383 @@
+"""Layers, noise and an optimiser whose parameters may carry a leading lane axis.
+
+A *lane* is one point inside a model that trains many at once. With `lanes = ()` every layer here
+is the plain layer; with `lanes = (n,)` its parameters have shape (n, ...) and activations are
+(n, windows, features). Losses reduce over the last two axes, give one number a lane, and their
+sum is differentiated: lanes never touch.
+
+One step is pure in (parameters, windows, noise): `Draw` brings the noise from outside, drawn from
+a generator keyed by (seed, step), so that a lane sees the same noise alone and among others, and
+a resumed run the same as an uninterrupted one.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from asdgan.errors import BadInput
+
+NORM_MOMENTUM = 0.01  # share of a new batch in the running statistics (Keras says 0.99 of the old)
+NORM_EPS = 1e-3  # Keras' default, which the DCASE baseline and its PyTorch port use
+INITS = ("glorot_uniform", "normal")
+
+T = TypeVar("T")
+
+
+def key_of(*place: int | str) -> int:
+    """A 63-bit seed for one place in a run: equal places give equal seeds, others unrelated ones."""
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def lanes_of(seed: int | Sequence[int]) -> tuple[int, ...]:
+    """The lane axis that a seed stands for: () for a single seed, (n,) for a list of n."""
+    return () if isinstance(seed, int) else (len(seed),)
+
+
+def listed(value: T | Sequence[T], lanes: tuple[int, ...]) -> list[T]:
+    """One value per lane (one in all where `lanes` is empty), from a shared value or a list.
+
+    Raises:
+        BadInput: The list has another length than there are lanes.
+    """
+    count = lanes[0] if lanes else 1
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count  # pyright: ignore[reportReturnType]
+    if len(value) != count:
+        raise BadInput(f"{len(value)} values {list(value)!r} for {count} lanes; give one or {count}")
+    return list(value)
+
+
+def per_lane(value: float | Sequence[float], lanes: tuple[int, ...]) -> Tensor:
+    """Values as a tensor of shape `lanes` (0-dimensional for a single run), float32."""
+    return torch.tensor(listed(value, lanes), dtype=torch.float32).reshape(lanes)
+
+
+class Draw:
+    """What one optimiser step takes from outside; a layer that is given none is in eval mode.
+
+    Attributes:
+        momentum: Share of this batch in the running statistics, 0-dimensional. It is
+            max(0.01, 1 / step): the plain average over the first hundred steps, then the usual
+            exponential one, so that a run of few steps does not score with statistics that are
+            still half their starting values.
+        uniform: Shape (windows, columns), or (lanes, windows, columns) where lanes differ in
+            seed; in [0, 1). None where no lane drops anything.
+        normal: Likewise, standard normal; None where the model asks for none.
+    """
+
+    def __init__(self, momentum: Tensor, uniform: Tensor | None, normal: Tensor | None) -> None:
+        """Starts handing out columns from the first."""
+        self.momentum, self.uniform, self.normal = momentum, uniform, normal
+        self._uniform_used = self._normal_used = 0
+
+    def uniforms(self, columns: int) -> Tensor | None:
+        """The next `columns` columns of uniform noise, or None where nothing is dropped."""
+        if self.uniform is None:
+            return None
+        start, self._uniform_used = self._uniform_used, self._uniform_used + columns
+        return self.uniform[..., start : self._uniform_used]
+
+    def normals(self, columns: int) -> Tensor:
+        """The next `columns` columns of standard normal noise."""
+        assert self.normal is not None
+        start, self._normal_used = self._normal_used, self._normal_used + columns
+        return self.normal[..., start : self._normal_used]
+
+
+class Noise:
+    """The source of every `Draw` of a run: keyed by (seed, step), holding no state.
+
+    Args:
+        seeds: One per lane (one in all for a single run).
+        uniforms: Columns of uniform noise that one step takes; 0 where nothing is dropped.
+        normals: Columns of normal noise that one step takes.
+    """
+
+    def __init__(self, seeds: Sequence[int], *, uniforms: int, normals: int) -> None:
+        """Groups the lanes by seed: lanes of one seed share their noise."""
+        self.seeds = sorted(set(seeds))
+        self.seed_of_lane = torch.tensor([self.seeds.index(seed) for seed in seeds])
+        self.uniforms, self.normals = uniforms, normals
+
+    def draw(self, step: int, windows: int, *, like: Tensor) -> Draw:
+        """The noise of one step.
+
+        Args:
+            step: Counted from 0 over the whole training.
+            windows: Size of the minibatch.
+            like: Its device and dtype are taken over.
+        """
+        momentum = torch.tensor(max(NORM_MOMENTUM, 1 / (step + 1)), dtype=like.dtype)
+        if like.device.type != "cpu":
+            momentum = momentum.to(like.device)
+        uniform = normal = None
+        if self.uniforms:
+            uniform = self._columns("uniform", step, (windows, self.uniforms), like)
+        if self.normals:
+            normal = self._columns("normal", step, (windows, self.normals), like)
+        return Draw(momentum, uniform, normal)
+
+    def _columns(self, kind: str, step: int, shape: tuple[int, int], like: Tensor) -> Tensor:
+        sample = torch.rand if kind == "uniform" else torch.randn
+        drawn = []
+        for seed in self.seeds:
+            generator = torch.Generator(like.device).manual_seed(key_of(seed, kind, step))
+            drawn.append(sample(shape, generator=generator, device=like.device).to(like.dtype))
+        if len(drawn) == 1:
+            return drawn[0]
+        return torch.stack(drawn).index_select(0, self.seed_of_lane.to(like.device))
+
+
+class Linear(nn.Module):
+    """An affine map of the last axis; weights are stored (*lanes, inputs, outputs).
+
+    That layout, the transpose of torch's, gives weight gradients that are contiguous as they
+    come out of the matrix product: torch's fused Adam on a CPU silently takes wrong steps for
+    others.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, lanes: tuple[int, ...], bias: bool) -> None:
+        """Makes zero parameters; `initialise` fills them."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(*lanes, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(*lanes, 1, outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (*lanes, windows, inputs), or (windows, inputs) shared by all lanes, mapped."""
+        if self.weight.dim() == 2:
+            return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+        x = x.expand(self.weight.shape[0], *x.shape[-2:])
+        if self.bias is None:
+            return torch.bmm(x, self.weight)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class _NormReLU(torch.autograd.Function):
+    """Batch normalisation, ReLU and a keep-mask as one node: 3 passes less over the activations."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,  # noqa: ANN401 - torch's own
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        keep: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean = x.mean(-2, keepdim=True)
+        normed = x - mean
+        variance = (normed * normed).mean(-2, keepdim=True)  # var_mean is 20 times slower here
+        scale = (variance + NORM_EPS).rsqrt()
+        normed *= scale
+        y = torch.addcmul(bias, normed, weight).relu_()
+        if keep is not None:
+            y *= keep
+        ctx.save_for_backward(normed, scale, weight, y, keep)
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+        normed, scale, weight, y, keep = ctx.saved_tensors
+        grad = grad * (y > 0)
+        if keep is not None:
+            grad = grad * keep
+        grad_bias = grad.sum(-2, keepdim=True)
+        grad_weight = (grad * normed).sum(-2, keepdim=True)
+        windows = normed.shape[-2]
+        inner = grad - torch.addcmul(grad_bias, normed, grad_weight) / windows
+        return inner * (weight * scale), grad_weight, grad_bias, None
+
+
+class Norm(nn.Module):
+    """Batch normalisation over the windows, then ReLU, then dropout.
+
+    Momentum and epsilon are Keras' (0.99 and 1e-3), which the DCASE baseline uses; the running
+    variance is the unbiased one, as in Keras and torch.
+
+    Args:
+        features: Width.
+        lanes: Leading shape of the parameters.
+        dropout: Rates, shape (*lanes, 1, 1), or None for a layer that never drops.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    dropout: Tensor | None
+
+    def __init__(self, features: int, *, lanes: tuple[int, ...], dropout: Tensor | None) -> None:
+        """Starts as the identity before ReLU."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*lanes, 1, features))
+        self.bias = nn.Parameter(torch.zeros(*lanes, 1, features))
+        self.register_buffer("running_mean", torch.zeros(*lanes, 1, features))
+        self.register_buffer("running_var", torch.ones(*lanes, 1, features))
+        self.register_buffer("dropout", dropout, persistent=False)
+
+    def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
+        """Shape (*lanes, windows, features) in and out; running statistics where `draw` is None."""
+        if draw is None:
+            scale = self.weight * (self.running_var + NORM_EPS).rsqrt()
+            return torch.addcmul(self.bias - self.running_mean * scale, x, scale).relu_()
+        keep = kept(self.dropout, draw, x.shape[-1])
+        y, mean, variance = _NormReLU.apply(x, self.weight, self.bias, keep)  # pyright: ignore
+        with torch.no_grad():
+            windows = x.shape[-2]
+            self.running_mean.lerp_(mean, draw.momentum)
+            self.running_var.lerp_(variance * (windows / (windows - 1)), draw.momentum)
+        return y
+
+
+def kept(dropout: Tensor | None, draw: Draw, features: int) -> Tensor | None:
+    """What to multiply activations with: 0 where dropped, 1 / (1 - rate) elsewhere.
+
+    Lanes of one seed share the uniform noise and differ by their rate alone. A rate of 0 keeps
+    everything unscaled, so that a lane without dropout is untouched by neighbours that have it.
+    """
+    uniform = None if dropout is None else draw.uniforms(features)
+    return None if uniform is None else (uniform >= dropout) / (1 - dropout)
+
+
+def fresh(
+    module: nn.Module, *, init: str, std: float, seed: int, place: tuple[int | str, ...]
+) -> list[Tensor]:
+    """New values for every parameter of a module, as one lane, in the order of `parameters()`.
+
+    Args:
+        module: Made of `Linear` and `Norm`.
+        init: `glorot_uniform` (Keras' default) or `normal` (DCGAN's: weights N(0, std), scales
+            of a norm N(1, std)); biases start at 0 in both.
+        std: For `normal`.
+        seed: The lane's.
+        place: What is drawn (a network's name, and a count where it is drawn again).
+
+    Returns:
+        Float64 tensors without a lane axis, so that float32 and float64 runs start alike.
+    """
+    generator = torch.Generator().manual_seed(key_of(seed, "init", init, *place))
+    values = []
+    for layer in module.modules():
+        if isinstance(layer, Linear):
+            shape = layer.weight.shape[-2:]
+            if init == "glorot_uniform":
+                limit = math.sqrt(6 / sum(shape))
+                drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
+                values.append((2 * drawn - 1) * limit)
+            else:
+                values.append(
+                    torch.randn(shape, generator=generator, dtype=torch.float64) * std
+                )
+            if layer.bias is not None:
+                values.append(torch.zeros(layer.bias.shape[-2:], dtype=torch.float64))
+        elif isinstance(layer, Norm):
+            shape = layer.weight.shape[-2:]
+            scale = torch.ones(shape, dtype=torch.float64)
+            if init == "normal":
+                scale += torch.randn(shape, generator=generator, dtype=torch.float64) * std
+            values += [scale, torch.zeros(shape, dtype=torch.float64)]
+    return values
+
+
+@torch.no_grad()
+def initialise(
+    module: nn.Module,
+    *,
+    init: str | Sequence[str],
+    std: float,
+    seed: int | Sequence[int],
+    place: tuple[int | str, ...],
+) -> None:
+    """Fills a module's parameters lane by lane, each lane as it would be filled alone.
+
+    Raises:
+        BadInput: An initialisation that is not known.
+    """
+    lanes = lanes_of(seed)
+    drawn: dict[tuple[int, str], list[Tensor]] = {}  # 2 inits serve 288 lanes
+    for lane, (one_init, one_seed) in enumerate(zip(listed(init, lanes), listed(seed, lanes), strict=True)):
+        if one_init not in INITS:
+            raise BadInput(f"init={one_init!r} is not known; there are {' and '.join(INITS)}")
+        if (one_seed, one_init) not in drawn:
+            values = fresh(module, init=one_init, std=std, seed=one_seed, place=place)
+            drawn[one_seed, one_init] = values
+        for parameter, value in zip(module.parameters(), drawn[one_seed, one_init], strict=True):
+            (parameter[lane] if lanes else parameter).copy_(value)
+
+
+class LaneAdam(torch.optim.Adam):
+    """torch's fused Adam over parameters whose lanes may differ in learning rate and beta1.
+
+    Each distinct (lr, beta1) is one parameter group, whose members are slices of the parameters
+    along the lane axis: views, so that a step moves the model itself. `descend` is the only way
+    to step.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float | Sequence[float],
+        beta1: float | Sequence[float],
+        beta2: float,
+        eps: float,
+    ) -> None:
+        """Cuts the parameters into slices where lanes differ."""
+        self._parameters = list(parameters)
+        lr, beta1 = _plain_list(lr), _plain_list(beta1)
+        count = max(len(lr), len(beta1))
+        rates = list(zip(lr * (count // len(lr)), beta1 * (count // len(beta1)), strict=True))
+        self._cuts: list[slice | None] = [None] if len(set(rates)) == 1 else _runs(rates)
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        self._slices: list[list[Tensor]] = []
+        for parameter in self._parameters:
+            slices = [_leaf(parameter, cut) for cut in self._cuts]
+            self._slices.append(slices)
+            for cut, leaf in zip(self._cuts, slices, strict=True):
+                groups.setdefault(rates[cut.start if cut else 0], []).append(leaf)
+        super().__init__(
+            [
+                {"params": leaves, "lr": lr, "betas": (beta1, beta2)}
+                for (lr, beta1), leaves in groups.items()
+            ],
+            eps=eps,
+            fused=True,
+        )
+
+    def descend(self, gradients: Sequence[Tensor]) -> None:
+        """One step against `gradients`, one per parameter, in the order they were given."""
+        for slices, gradient in zip(self._slices, gradients, strict=True):
+            # Fused Adam is silently wrong for others on a CPU (torch 2.13, 2.15).
+            gradient = gradient.contiguous()
+            for cut, leaf in zip(self._cuts, slices, strict=True):
+                leaf.grad = gradient if cut is None else gradient[cut]
+        self.step()
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float | Sequence[float],
+    beta1: float | Sequence[float],
+    beta2: float,
+    eps: float,
+) -> LaneAdam:
+    """Adam (Kingma and Ba, 2015) with one learning rate and beta1 for all lanes, or one a lane."""
+    return LaneAdam(parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+
+
+def _plain_list(value: float | Sequence[float]) -> list[float]:
+    return [float(one) for one in value] if isinstance(value, Sequence) else [float(value)]
+
+
+def _runs(rates: Sequence[tuple[float, float]]) -> list[slice | None]:
+    """Slices over which neighbouring lanes have equal rates."""
+    edges = [0, *(i for i in range(1, len(rates)) if rates[i] != rates[i - 1]), len(rates)]
+    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+def _leaf(parameter: nn.Parameter, cut: slice | None) -> Tensor:
+    return parameter if cut is None else parameter.detach()[cut]

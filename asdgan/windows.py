@@ -1,0 +1,272 @@
+"""Frames seen as windows, and minibatches of them: nothing is ever materialised.
+
+The frames of all clips lie in one tensor, flattened; seen with a row step of one frame, its rows
+*are* the windows, and a minibatch is one `index_select` of row starts. A window never reaches
+over the edge of a clip. An epoch is a permutation drawn from (seed, epoch).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from asdgan.errors import BadInput
+from asdgan.lanes import key_of
+
+if TYPE_CHECKING:
+    from asdgan.clips import Clip
+    from asdgan.features import Frames
+
+VAL_SPLITS = ("none", "keras_tail", "random_clips")
+
+
+class Windows:
+    """All windows of some clips, in clip order.
+
+    Args:
+        frames: The clips' frames.
+        clips: The clips themselves; their labels are not looked at.
+        length: Frames in a window.
+        stride: Frames between the starts of neighbouring windows.
+
+    Raises:
+        BadInput: A clip has fewer frames than one window.
+
+    Attributes:
+        starts: First frame of each window, shape (windows,).
+        clip: Number of the clip each window belongs to, shape (windows,).
+        bounds: Clip i owns windows bounds[i] to bounds[i + 1], shape (clips + 1,).
+        sections: Section of each clip.
+        domains: Domain of each clip, or None.
+        attributes: Attributes of each clip.
+    """
+
+    def __init__(
+        self, frames: "Frames", clips: Sequence["Clip"], *, length: int, stride: int
+    ) -> None:
+        """Finds the starts of all windows."""
+        counts = frames.starts.diff()
+        for clip, count in zip(clips, counts.tolist(), strict=True):
+            if count < length:
+                raise BadInput(
+                    f"{clip.path}: {count} frames, but one window takes {length}; "
+                    f"leave the clip out or lower windows.frames"
+                )
+        per_clip = (counts - length) // stride + 1
+        self.clip = torch.repeat_interleave(per_clip)
+        self.bounds = torch.cat([torch.zeros(1, dtype=torch.int64), per_clip.cumsum(0)])
+        within = torch.arange(len(self.clip)) - self.bounds[self.clip]
+        self.starts = frames.starts[self.clip] + within * stride
+        self.sections = tuple(clip.section for clip in clips)
+        self.domains = tuple(clip.domain for clip in clips)
+        self.attributes = tuple(clip.attributes for clip in clips)
+        self._length, self._mels = length, frames.values.shape[1]
+        self._rows = self._seen_as_rows(frames.values)
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.starts)
+
+    @property
+    def features(self) -> int:
+        """Numbers in one window: frames times mels, frame-major (frame 0's mels first)."""
+        return self._length * self._mels
+
+    def to(self, device: torch.device | str) -> "Windows":
+        """Moves the frames to a device where they fit into half of what is free there."""
+        device = torch.device(device)
+        if device.type == "cuda" and self._rows.device.type == "cpu":
+            values = self._rows.as_strided((self._frame_count(), self._mels), (self._mels, 1))
+            free, _ = torch.cuda.mem_get_info(device)
+            if values.nbytes * 2 < free:
+                self._rows = self._seen_as_rows(values.to(device))
+        return self
+
+    def gather(self, picks: Tensor) -> Tensor:
+        """The windows of numbers `picks` (any shape): shape (*picks, frames * mels)."""
+        starts = self.starts[picks.reshape(-1)].to(self._rows.device)
+        return self._rows.index_select(0, starts).reshape(*picks.shape, -1)
+
+    def _seen_as_rows(self, values: Tensor) -> Tensor:
+        rows = values.shape[0] - self._length + 1
+        return values.as_strided((rows, self._length * self._mels), (self._mels, 1))
+
+    def _frame_count(self) -> int:
+        return self._rows.shape[0] + self._length - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One minibatch: what a detector learns from, labels not included.
+
+    Attributes:
+        windows: Shape (windows, features), or (lanes, windows, features) where lanes differ in
+            seed.
+        picks: The windows' numbers in `source`, shape as `windows` without its last axis.
+        source: Where they come from, with each clip's section, domain and attributes.
+        step: Counted from 0 over the whole training; -1 in scoring.
+    """
+
+    windows: Tensor
+    picks: Tensor
+    source: Windows
+    step: int
+
+    @property
+    def clip(self) -> Tensor:
+        """Number of each window's clip, shape as `picks`."""
+        return self.source.clip[self.picks]
+
+
+def held_out(windows: Windows, *, split: str, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Window numbers to train on, and window numbers held out for validation.
+
+    Args:
+        windows: Of the training clips, in name order.
+        split: `keras_tail`: the last windows, as Keras' validation_split takes them (the tail of
+            the last section); `random_clips`: whole clips, drawn; `none`.
+        fraction: Of the windows or clips, 0 to 1, exclusive.
+        seed: For the draw; not the training's seed, so that lanes hold out the same clips.
+
+    Raises:
+        BadInput: Nothing would be left on one side.
+    """
+    numbers = torch.arange(len(windows))
+    if split == "none":
+        return numbers, numbers[:0]
+    if split == "keras_tail":
+        edge = int(len(windows) * (1 - fraction))
+        train, held = numbers[:edge], numbers[edge:]
+    else:
+        clips = len(windows.bounds) - 1
+        generator = torch.Generator().manual_seed(key_of(seed, "held_out"))
+        chosen = torch.randperm(clips, generator=generator)[: max(1, round(clips * fraction))]
+        out = torch.isin(windows.clip, chosen)
+        train, held = numbers[~out], numbers[out]
+    if len(train) < 2 or not len(held):
+        raise BadInput(
+            f"windows.val_split={split} with val_fraction={fraction} leaves {len(train)} windows "
+            f"to train on and {len(held)} held out; change the fraction or take val_split=none"
+        )
+    return train, held
+
+
+class Block:
+    """Some minibatches in a row: what Lightning takes for one batch.
+
+    Lightning's loop costs 0.2 to 0.5 ms of Python a step, which is as much as a small step
+    itself; a block pays it once.
+    """
+
+    def __init__(
+        self, source: Windows, orders: Tensor, seed_of_lane: Tensor, *, batch: int, step: int
+    ) -> None:
+        """Takes window numbers in order, shape (seeds, windows), from global step `step` on."""
+        self.source, self._orders, self._seed_of_lane = source, orders, seed_of_lane
+        self._batch, self._step = batch, step
+
+    def __len__(self) -> int:
+        """Optimiser steps in this block."""
+        return steps_of(self._orders.shape[1], self._batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The minibatches; a last one that holds a single window is skipped (it has no spread)."""
+        for i, picks in enumerate(self._orders.split(self._batch, dim=1)):
+            if picks.shape[1] < 2:
+                continue
+            gathered = self.source.gather(picks)
+            if len(picks) == 1:
+                windows, picks = gathered[0], picks[0]
+            else:
+                windows = gathered.index_select(0, self._seed_of_lane.to(gathered.device))
+                picks = picks[self._seed_of_lane]
+            yield Batch(windows, picks, self.source, self._step + i)
+
+
+class WindowData(pl.LightningDataModule):
+    """Training and validation windows, served in blocks.
+
+    Args:
+        source: Windows of the training clips.
+        train: Numbers of the windows to train on.
+        held: Numbers of the windows held out, maybe none.
+        seeds: One per lane; lanes of one seed share their minibatches.
+        batch: Windows in a minibatch.
+        block: Minibatches in a block.
+    """
+
+    def __init__(
+        self,
+        source: Windows,
+        *,
+        train: Tensor,
+        held: Tensor,
+        seeds: Sequence[int],
+        batch: int,
+        block: int = 64,
+    ) -> None:
+        """Keeps the tables; nothing is copied."""
+        super().__init__()
+        self.source, self.train, self.held = source, train, held
+        self._seeds = sorted(set(seeds))
+        self._seed_of_lane = torch.tensor([self._seeds.index(seed) for seed in seeds])
+        self._batch, self._block = batch, block
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one epoch."""
+        return steps_of(len(self.train), self._batch)
+
+    def setup(self, stage: str) -> None:
+        """Moves the frames to the trainer's device where they fit."""
+        if self.trainer is not None:
+            self.source.to(self.trainer.strategy.root_device)
+
+    def order(self, epoch: int) -> Tensor:
+        """Window numbers of one epoch, shape (seeds, windows): a permutation for each seed."""
+        orders = []
+        for seed in self._seeds:
+            generator = torch.Generator().manual_seed(key_of(seed, "order", epoch))
+            orders.append(self.train[torch.randperm(len(self.train), generator=generator)])
+        return torch.stack(orders)
+
+    def blocks(self, epoch: int) -> list[Block]:
+        """The blocks of one epoch."""
+        pieces = self.order(epoch).split(self._batch * self._block, dim=1)
+        first = epoch * self.steps_per_epoch
+        return [
+            Block(
+                self.source,
+                piece,
+                self._seed_of_lane,
+                batch=self._batch,
+                step=first + i * self._block,
+            )
+            for i, piece in enumerate(pieces)
+            if piece.shape[1] > 1
+        ]
+
+    def train_dataloader(self) -> list[Block]:
+        """Blocks of the trainer's current epoch (the trainer asks anew for each)."""
+        return self.blocks(self.trainer.current_epoch if self.trainer else 0)
+
+    def val_dataloader(self) -> list[Batch]:
+        """Batches of held-out windows, in order."""
+        return [
+            Batch(self.source.gather(picks), picks, self.source, -1)
+            for picks in self.held.split(4096)
+            if len(picks)
+        ]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
+        """Leaves a block as it is: its frames are where they should be already."""
+        return batch
+
+
+def steps_of(windows: int, batch: int) -> int:
+    """Minibatches in an epoch of `windows`; a last one of a single window does not count."""
+    whole, rest = divmod(windows, batch)
+    return whole + (rest > 1)
