@@ -1,0 +1,1 @@
+"""One published detector each: network, losses, score."""
