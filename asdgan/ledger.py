@@ -1,0 +1,328 @@
+"""Results on disk: written once, verified when read, found by signature.
+
+A result is what one training gave at one number of epochs: `epochs_00010.json` with a row per
+point, and beside it the clip scores, the weights where they are kept, and the config that made
+them. The JSON holds the sha256 of each of them and of itself, and is written last: where it
+stands, the result is whole. Listing reads the JSON files only.
+"""
+
+import fcntl
+import hashlib
+import io
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asdgan.errors import Damaged
+from asdgan.files import canonical, read_json, sha256_of, write_json, write_whole
+
+FORMAT = 1  # of the JSON file; raised when its keys change their meaning
+RESULT = re.compile(r"epochs_[0-9]{5,}\.json")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a path would lead out of the folder
+SIGNATURE = re.compile(r"[0-9a-f]{16}")
+ROW = {
+    "signature": str,
+    "model": str,
+    "recipe": int,
+    "release": str,
+    "data": str,
+    "machine_type": str,
+    "settings": dict,
+    "seed": int,
+    "epochs": int,
+    "selection": dict,
+    "primary": str,
+    "auc": float | int | None,
+    "pauc": float | int | None,
+    "sections": dict,
+    "clips": int,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result: where its JSON lies, its rows, and the sha256 of each file beside it by name."""
+
+    path: Path
+    epochs: int
+    rows: tuple[dict[str, Any], ...]
+    files: dict[str, str]
+
+
+def flatten(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Nested settings as one level of dotted keys; lists stay whole, an empty mapping stays.
+
+    Raises:
+        ValueError: Two settings have the same dotted key.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping) and len(value) > 0
+        for tail, item in flatten(value).items() if nested else [(None, value)]:
+            name = str(key) if tail is None else f"{key}.{tail}"
+            if name in flat:
+                raise ValueError(f"two settings are called {name!r}")
+            flat[name] = item
+    return flat
+
+
+def signature(settings: Mapping[Any, Any], recipe: int, data: str) -> str:
+    """The name of a point, 16 hex digits: the same settings, recipe and data give the same.
+
+    Settings may be nested or flat, in any order. Numbers count by value (1 and 1.0 are the
+    same), text and true/false by themselves ("1" is another setting).
+
+    Args:
+        settings: Resolved settings, without paths, workers and hardware.
+        recipe: The model's recipe number.
+        data: Fingerprint of the clips.
+
+    Raises:
+        ValueError: A setting is NaN or infinite, or two have the same dotted key.
+        TypeError: A setting is not a JSON value.
+    """
+    body = {"settings": _by_value(flatten(settings)), "recipe": recipe, "data": data}
+    return hashlib.sha256(canonical(body)).hexdigest()[:16]
+
+
+def write(
+    folder: Path,
+    *,
+    epochs: int,
+    rows: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, NDArray[Any]],
+    weights: bytes | None,
+    config: str,
+) -> Path:
+    """Stores one result and gives the path of its JSON.
+
+    A leftover of a writer that died is replaced; a damaged result is kept as `*.damaged`.
+
+    Args:
+        folder: Made as needed.
+        epochs: Of training, the same in each row.
+        rows: One per point.
+        scores: `clip`, `section` and `label`, each of shape (clips,), and arrays like
+            `score/latent` of shape (rows, clips).
+        weights: The content of a safetensors file, or None where weights are not kept.
+        config: The resolved config, as YAML.
+
+    Raises:
+        FileExistsError: The folder holds a valid result of as many epochs.
+        ValueError: A row lacks what a row must have, a number is NaN, or an array's shape
+            disagrees.
+        OSError: The disk refused, or is full.
+    """
+    for row in rows:
+        if wrong := _wrong_row(row, epochs):
+            raise ValueError(f"a row of {folder} cannot be stored: {wrong}")
+    signatures = [row["signature"] for row in rows]
+    if len(set(signatures)) != len(signatures) or not rows:
+        raise ValueError(f"{len(rows)} rows for {folder} with {len(set(signatures))} signatures")
+    canonical([dict(row) for row in rows])  # refuses NaN before anything is written
+    arrays = _as_npz(scores, len(rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"epochs_{epochs:05d}.json"
+    with _alone(folder):
+        _make_room(path)
+        files = {f"{path.stem}.scores.npz": arrays, "config.yaml": config.encode()}
+        if weights is not None:
+            files[f"{path.stem}.safetensors"] = weights
+        present = folder / "config.yaml"
+        if present.exists() and present.read_bytes() != files["config.yaml"]:
+            # another reading's file, which its own JSON vouches for
+            files[f"{path.stem}.config.yaml"] = files.pop("config.yaml")
+        stated = {name: write_whole(folder / name, data) for name, data in sorted(files.items())}
+        write_json(
+            path, {"format": FORMAT, "epochs": epochs, "files": stated, "rows": [*map(dict, rows)]}
+        )
+    return path
+
+
+def read(path: Path) -> Result:
+    """A result, every file of which verifies.
+
+    Raises:
+        FileNotFoundError: There is no such result.
+        Damaged: The JSON, or a file beside it, is not what was written; or it is not a result.
+    """
+    result = _listed(path)
+    for name, stated in result.files.items():
+        beside = path.parent / name
+        try:
+            found = sha256_of(beside)
+        except OSError as error:
+            raise Damaged(f"{beside}: cannot be read ({error.strerror})") from None
+        if found != stated:
+            raise Damaged(
+                f"{beside}: sha256 {found[:12]} found, {stated[:12]} stated in {path.name}"
+            )
+    return result
+
+
+def read_scores(result: Result) -> dict[str, NDArray[Any]]:
+    """The arrays that were stored with a result, verified.
+
+    Raises:
+        Damaged: They are missing or not what was written.
+    """
+    path = result.path.with_suffix(".scores.npz")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != result.files.get(path.name):
+        raise Damaged(f"{path}: sha256 is not the one stated in {result.path.name}")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def read_all(root: Path, verify: bool = False) -> tuple[list[Result], list[tuple[Path, str]]]:
+    """Every result below `root`, sorted by path, and the files that are not one, with the reason.
+
+    Args:
+        root: Searched whole, hidden folders and links left out; need not exist.
+        verify: Also hash the files beside each JSON, which reads all scores and weights. Without
+            it their presence is checked only.
+    """
+    results, refused = [], []
+    for path in _paths(root):
+        try:
+            result = read(path) if verify else _listed(path)
+            if missing := [name for name in result.files if not (path.parent / name).is_file()]:
+                raise Damaged(f"{path}: {', '.join(missing)} missing beside it")
+            results.append(result)
+        except (Damaged, OSError) as error:
+            refused.append((path, str(error).removeprefix(f"{path}: ")))
+    return results, refused
+
+
+def find(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
+    """The first result below `root` with a point of this signature, if it verifies fully.
+
+    Returns:
+        The path of its JSON and the point's row; None where there is none.
+    """
+    for path in _paths(root):
+        try:
+            if signature.encode() not in path.read_bytes():
+                continue
+            for row in read(path).rows:
+                if row["signature"] == signature:
+                    return path, row
+        except (Damaged, OSError):
+            continue
+    return None
+
+
+def _listed(path: Path) -> Result:
+    """A result whose JSON verifies; the files beside it are not looked at."""
+    body = read_json(path)
+    epochs, rows, files = (body.get(key) for key in ("epochs", "rows", "files"))
+    if body.get("format") != FORMAT or type(epochs) is not int or not isinstance(files, dict):
+        raise Damaged(f"{path}: not a result of format {FORMAT} (format {body.get('format')!r})")
+    for name, stated in files.items():
+        if not (PLAIN_NAME.fullmatch(name) and isinstance(stated, str)):
+            raise Damaged(f"{path}: names {name!r} as a file beside it")
+    if not isinstance(rows, list) or not rows:
+        raise Damaged(f"{path}: has no rows")
+    for row in rows:
+        if wrong := _wrong_row(row, epochs):
+            raise Damaged(f"{path}: {wrong}")
+    return Result(path, epochs, tuple(rows), files)
+
+
+def _wrong_row(row: object, epochs: int) -> str | None:
+    """What keeps a row from being one; None for a good row."""
+    if not isinstance(row, Mapping):
+        return f"a row is {type(row).__name__}"
+    for key, kind in ROW.items():
+        if key not in row:
+            return f"a row has no {key!r}"
+        if not isinstance(row[key], kind) or isinstance(row[key], bool):
+            return f"a row's {key!r} is {row[key]!r}"
+    if not SIGNATURE.fullmatch(row["signature"]):
+        return f"a row's signature is {row['signature']!r}"
+    if row["epochs"] != epochs:
+        return f"a row of {row['epochs']} epochs in a result of {epochs}"
+    for area in ("auc", "pauc"):
+        if row[area] is not None and not 0 <= row[area] <= 1:
+            return f"a row's {area!r} is {row[area]!r}"
+    return None
+
+
+def _as_npz(scores: Mapping[str, NDArray[Any]], rows: int) -> bytes:
+    if missing := {"clip", "section", "label"} - set(scores):
+        raise ValueError(f"scores lack {', '.join(sorted(missing))}")
+    clips = len(scores["clip"])
+    for name, array in scores.items():
+        shape = (rows, clips) if name.startswith("score/") else (clips,)
+        if array.shape != shape or array.dtype.hasobject:
+            raise ValueError(
+                f"{name!r} has shape {array.shape} and type {array.dtype}, not {shape}"
+            )
+    stream, arrays = io.BytesIO(), dict[str, Any](scores)
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def _make_room(path: Path) -> None:
+    """Refuses where a valid result stands; moves a damaged one, and its files, aside."""
+    try:
+        read(path)
+    except FileNotFoundError:
+        return
+    except Damaged:
+        names = [path.name, f"{path.stem}.scores.npz", f"{path.stem}.safetensors"]
+        for name in names:
+            old, aside, turn = path.with_name(name), path.with_name(f"{name}.damaged"), 1
+            while aside.exists():
+                turn += 1
+                aside = path.with_name(f"{name}.{turn}.damaged")
+            if old.exists():
+                os.replace(old, aside)
+        return
+    raise FileExistsError(f"{path} holds a finished result already, and results are written once")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One writer in a folder at a time: two would mix their files under one JSON."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass  # some network disks lock no folders; one writer in each is then the plan's duty
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _paths(root: Path) -> list[Path]:
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if RESULT.fullmatch(name)]
+    return sorted(found)
+
+
+def _by_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The value with each number in one spelling."""
+    if isinstance(value, Mapping):
+        return {str(key): _by_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_value(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return value + 0.0  # -0.0 equals 0.0
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1024:
+        return float(value) if float(value) == value else value
+    return value

@@ -1,0 +1,318 @@
+import csv
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from asdgan import board, ledger
+
+SCORES = {
+    "clip": np.array(["a.wav"]),
+    "section": np.array(["00"]),
+    "label": np.array(["normal"]),
+    "score/latent": np.zeros((1, 1)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power cut is tried here
+
+
+@pytest.fixture
+def show(tmp_path, capsys):
+    """Runs the board over the results of this test; gives what it printed."""
+
+    def run(*arguments):
+        assert board.main([str(tmp_path), *arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def add(root, auc=0.75, *, settings=(), clips=100, **other):
+    """Stores one point; what is not said is the same everywhere."""
+    settings = {"batch": 512, "lr": 0.001, **dict(settings)}
+    row = {
+        "model": "ganomaly",
+        "recipe": 1,
+        "release": "dcase2020",
+        "data": f"{other.get('machine_type', 'fan')}-data",
+        "machine_type": "fan",
+        "settings": settings,
+        "seed": 0,
+        "epochs": 10,
+        "selection": {"settings": "named", "checkpoint": "last"},
+        "primary": "latent",
+        "auc": auc,
+        "pauc": None if auc is None else auc / 2,
+        "sections": {"00": {"auc": auc, "pauc": auc, "normal": 1, "anomaly": 1}},
+        "clips": clips,
+        "commit": "abcdef0123456789",
+        **other,
+    }
+    named = {key: row[key] for key in ("model", "recipe", "machine_type", "seed", "epochs")}
+    row["signature"] = ledger.signature({**settings, **named}, 1, row["data"])
+    folder = root / "runs" / str(len(list(root.rglob("*.json"))))
+    return ledger.write(
+        folder, epochs=row["epochs"], rows=[row], scores=SCORES, weights=None, config=""
+    )
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.strip()[:1].isdigit()]
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_lines_stand_best_first_with_what_varies(tmp_path, show):
+    add(tmp_path, 0.6, settings={"batch": 16})
+    add(tmp_path, 0.9, settings={"batch": 128})
+    text = show()
+    assert "every line: epochs 10, lr 0.001, primary latent, recipe 1" in text
+    assert [line.split()[:3] for line in lines(text)] == [
+        ["1", "ganomaly", "128"],
+        ["2", "ganomaly", "16"],
+    ]
+
+
+def test_one_setting_over_machine_types_is_one_line_weighted_by_clips(tmp_path, show):
+    for machine_type, auc, clips in (("fan", 0.9, 300), ("pump", 0.5, 100), ("valve", 0.7, 100)):
+        add(tmp_path, auc, clips=clips, machine_type=machine_type)
+    show("--csv", str(tmp_path / "a.csv"))
+    (line,) = read_csv(tmp_path / "a.csv")
+    assert float(line["auc"]) == pytest.approx((0.9 * 3 + 0.5 + 0.7) / 5, abs=1e-15)
+    assert float(line["auc_mean"]) == pytest.approx(0.7, abs=1e-15)
+    assert (line["machine_types"], line["clips"]) == ("fan pump valve", "500")
+    assert "3 types" in show()
+
+
+def test_seeds_are_one_line_with_mean_and_spread(tmp_path, show):
+    for seed, auc in enumerate((0.7, 0.8, 0.9)):
+        add(tmp_path, auc, seed=seed, settings={"seed": seed})
+    (line,) = lines(show())
+    assert "0.8000 ± 0.1000" in line
+    assert "0.4000 ± 0.0500" in line
+
+
+def test_a_seed_that_lacks_a_machine_type_adds_no_spread_and_is_said(tmp_path, show):
+    add(tmp_path, 0.6, machine_type="fan")
+    add(tmp_path, 0.8, machine_type="pump")
+    add(tmp_path, 0.6, machine_type="fan", seed=1)
+    (line,) = lines(show())
+    assert "0.7000 " in line
+    assert "±" not in line
+    assert "1 of 2 seeds lack a machine type" in line
+
+
+def test_a_missing_machine_type_is_said(tmp_path, show):
+    add(tmp_path, 0.6, machine_type="fan")
+    add(tmp_path, 0.8, machine_type="pump")
+    add(tmp_path, 0.9, machine_type="fan", settings={"batch": 16})
+    first, second = lines(show())
+    assert "1 of 2 types" in first
+    assert "missing: pump" in first
+    assert "missing" not in second
+
+
+def test_a_mean_below_chance_is_shown_and_marked(tmp_path, show):
+    add(tmp_path, 0.4)
+    (line,) = lines(show())
+    assert "0.4000" in line
+    assert "below 0.5" in line
+
+
+def test_an_undefined_machine_type_is_shown_and_in_no_mean(tmp_path, show):
+    add(tmp_path, 0.8, machine_type="fan")
+    add(tmp_path, None, machine_type="pump", clips=0)
+    (line,) = lines(show())
+    assert "0.8000" in line
+    assert "undefined: pump" in line
+
+
+def test_a_setting_without_any_area_stands_last(tmp_path, show):
+    add(tmp_path, None, settings={"batch": 1})
+    add(tmp_path, 0.1, settings={"batch": 2})
+    assert [line.split()[2] for line in lines(show())] == ["2", "1"]
+    assert "undefined" in show("--sort", "pauc")
+
+
+def test_releases_are_ranked_apart(tmp_path, show):
+    add(tmp_path, 0.8)
+    add(tmp_path, 0.6, release="folder", data="other")
+    assert [line.split()[0] for line in lines(show())] == ["1", "1"]
+    assert show().index("dcase2020: AUC") < show().index("folder: AUC")
+
+
+def test_a_small_sample_is_not_averaged_with_the_full_data(tmp_path, show):
+    add(tmp_path, 0.9, data="small", train_clips=18, clips=42)
+    add(tmp_path, 0.7, data="full", train_clips=3675, clips=1875)
+    assert ["0.9000" in line for line in lines(show())] == [True, False]
+
+
+@pytest.mark.parametrize("other", [{"recipe": 2}, {"epochs": 20}, {"primary": "recon_l1"}])
+def test_what_changes_a_result_parts_the_lines(tmp_path, show, other):
+    add(tmp_path, 0.8, data="a")
+    add(tmp_path, 0.7, data="b", machine_type="pump", **other)
+    assert len(lines(show())) == 2
+    assert next(iter(other)) in show()
+
+
+def test_how_settings_were_chosen_parts_the_lines(tmp_path, show):
+    add(tmp_path, 0.8)
+    chosen = {"settings": "oracle", "checkpoint": "val_loss"}
+    add(tmp_path, 0.7, machine_type="pump", selection=chosen)
+    first, second = lines(show())
+    assert "named/last" in first
+    assert "oracle/val_loss" in second
+
+
+def test_a_setting_of_one_model_only_is_no_column(tmp_path, show):
+    add(tmp_path, 0.8, settings={"model.lambda_adv": 1})
+    add(tmp_path, 0.7, model="dcase_ae", settings={"batch": 16})
+    text = show()
+    assert "ganomaly: model.lambda_adv 1" in text
+    assert "batch" in next(line for line in text.splitlines() if line.startswith("rank"))
+
+
+def test_numbers_that_are_equal_are_one_setting(tmp_path, show):
+    add(tmp_path, 0.8, settings={"lr": 1})
+    add(tmp_path, 0.7, settings={"lr": 1.0}, machine_type="pump")
+    add(tmp_path, 0.6, settings={"lr": "1"})
+    assert len(lines(show())) == 2
+
+
+def test_by_machine_type_gives_a_line_a_point_with_its_sections(tmp_path, show):
+    sections = {
+        "00": {"auc": 0.9, "pauc": 0.9, "normal": 1, "anomaly": 1},
+        "02": {"auc": None, "pauc": None, "normal": 1, "anomaly": 0, "reason": "id_02: one class"},
+    }
+    add(tmp_path, 0.9, sections=sections, seed=3)
+    add(tmp_path, 0.8)
+    add(tmp_path, 0.7, machine_type="pump")
+    first, second, third = lines(show("--by", "machine_type"))
+    assert "id_00 0.9000  id_02 undefined" in first
+    assert "id_02: one class" in first
+    assert [line.split()[0] for line in (first, second, third)] == ["1", "2", "1"]
+
+
+def test_sort_by_pauc(tmp_path, show):
+    add(tmp_path, 0.9, settings={"batch": 1}, pauc=0.5)
+    add(tmp_path, 0.8, settings={"batch": 2}, pauc=0.6)
+    assert [line.split()[2] for line in lines(show("--sort", "pauc"))] == ["2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "kept"),
+    [
+        ("batch=16", 1),
+        ("batch=16.0", 1),
+        ("model=ganomaly", 2),
+        ("drop=true", 1),
+        ("drop=null", 1),
+        ("seed=0", 2),
+        ("selection.settings=named", 2),
+        ("batch=many", 0),
+    ],
+)
+def test_where_keeps_the_rows_that_say_so(tmp_path, show, condition, kept):
+    add(tmp_path, settings={"batch": 16, "drop": True})
+    add(tmp_path, settings={"drop": None})
+    text = show("--where", condition)
+    assert len(lines(text)) == kept
+    assert kept or "none of 2 points has batch=many" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--where", "bacth=16"], "no result has a setting 'bacth'; did you mean 'batch'?"),
+        (["--where", "batch"], "'batch' is not KEY=VALUE"),
+        (["--csv", "{}/runs"], "irectory"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence_and_exit_2(tmp_path, capsys, arguments, message):
+    add(tmp_path)
+    assert board.main([str(tmp_path), *(one.format(tmp_path) for one in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
+    assert board.main([str(tmp_path / "gone")]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_an_empty_folder_says_how_to_make_a_first_run(tmp_path, show, monkeypatch, capsys):
+    assert "make a first one: python -m asdgan.run model=ganomaly" in show()
+    monkeypatch.chdir(tmp_path)
+    assert board.main([]) == 0
+    assert "no results under outputs" in capsys.readouterr().out
+
+
+def test_damaged_results_are_reported_and_not_counted(tmp_path, show):
+    path = add(tmp_path, 0.8)
+    path.write_bytes(path.read_bytes().replace(b"0.8", b"0.9"))
+    add(tmp_path, 0.6, settings={"batch": 16})
+    text = show()
+    assert len(lines(text)) == 1
+    assert f"not counted: {path}: checksum" in text
+
+
+def test_a_point_in_two_results_counts_once(tmp_path, show):
+    for _ in range(2):
+        add(tmp_path, 0.8)
+    text = show()
+    assert "±" not in text
+    assert "1 rows repeat a point of another result and are not counted" in text
+
+
+def test_top_leaves_out_lines_and_says_how_many(tmp_path, show):
+    for batch in range(5):
+        add(tmp_path, 0.3 + batch / 10, settings={"batch": batch})
+    text = show("--top", "2")
+    assert len([line for line in lines(text) if "ganomaly" in line]) == 2
+    assert "3 more lines, 2 of them below 0.5: --top 0 prints them all" in text
+    assert len(lines(show("--top", "0"))) == 5
+
+
+def test_names_are_never_markup_or_terminal_commands(tmp_path, show):
+    add(tmp_path, model="[red]x[/red]\x1b[31m\n\u202e", settings={"[b]": "[/]"})
+    text = show()
+    assert r"[red]x[/red]\x1b[31m\n\u202e" in text
+    assert "[b] [/]" in text
+    assert "\x1b" not in text
+
+
+def test_csv_cells_cannot_be_formulas_and_numbers_stay_numbers(tmp_path, show):
+    add(tmp_path, 0.4, model="=cmd()", settings={"a": "-1+1", "b": -1.5})
+    add(tmp_path, 0.8, settings={"a": "@x", "b": 2})
+    show("--csv", str(tmp_path / "a.csv"))
+    _, low = read_csv(tmp_path / "a.csv")
+    assert (low["model"], low["a"], low["b"], low["auc"]) == ("'=cmd()", "'-1+1", "-1.5", "0.4")
+
+
+def test_markdown_cells_are_neither_markup_nor_html(tmp_path, show):
+    add(tmp_path, model="a|b\n<img src=x>`*[l](u)")
+    show("--markdown", str(tmp_path / "a.md"))
+    text = (tmp_path / "a.md").read_text()
+    assert r"a\|b\\n&lt;img src=x&gt;\`\*\[l\](u)" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in table}) == 1
+    assert len(table) == 3
+
+
+def test_the_module_runs_without_torch_and_answers_help(tmp_path):
+    add(tmp_path)
+    code = "import sys; from asdgan.board import main; main(sys.argv[1:]); print(*sys.modules)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not {"torch", "hydra", "sklearn"} & set(done.stdout.split())
+    with pytest.raises(SystemExit, match="0"):
+        board.main(["--help"])
