@@ -1,0 +1,330 @@
+"""From a command line to checked settings: composition behind our own door.
+
+Hydra answers some mistakes itself, at length, and others not at all (an appended key, a negative
+learning rate). Here every one of them is a `BadInput` before anything runs: an unknown key with
+the nearest, a wrong choice with the choices, all bad values in one list.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from asdgan.errors import BadInput
+
+if TYPE_CHECKING:
+    from asdgan.detector import Detector
+
+_PACKAGE = Path(__file__).resolve().parent
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+# Axes that may differ from lane to lane of a stack: a list there, or one value for all.
+LANE_AXES = (
+    "seed", "lr", "beta1", "dropout", "init", "lambda_adv", "lambda_con", "lambda_lat",
+)  # fmt: skip
+
+# What a stored config may build. A model is one of ours; nothing else is ever called.
+TARGETS = ("asdgan.lanes.adam",)
+MODELS = "asdgan.models."
+LOGGERS = "pytorch_lightning.loggers."
+
+_PREVIEWED = 200  # points of a sweep that are composed one by one before the first starts
+
+
+def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
+    return (
+        f"a whole number of at least {least}",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
+    )
+
+
+def _number(v: Any) -> bool:  # noqa: ANN401 - any config value
+    return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+
+
+def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
+    return " or ".join(choices), lambda v: isinstance(v, str) and v in choices
+
+
+_POSITIVE = ("a number above 0", lambda v: _number(v) and v > 0)
+_RATE = ("a number from 0 to 1, 1 itself excluded", lambda v: _number(v) and 0 <= v < 1)
+_SHARE = ("a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1)
+_WEIGHT = ("a number of at least 0", lambda v: _number(v) and v >= 0)
+_FLAG = ("true or false", lambda v: isinstance(v, bool))
+
+RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "epochs": _whole(1),
+    "batch": _whole(2),
+    "seed": ("a whole number from 0 to 4294967295", lambda v: _whole(0)[1](v) and v < 2**32),
+    "lr": _POSITIVE,
+    "beta1": _RATE,
+    "latent": _whole(1),
+    "hidden_layers": _whole(1),
+    "dropout": _RATE,
+    "init": _one_of("glorot_uniform", "normal"),
+    "lambda_adv": _WEIGHT,
+    "lambda_con": _WEIGHT,
+    "lambda_lat": _WEIGHT,
+    "windows.frames": _whole(1),
+    "windows.stride": _whole(1),
+    "windows.val_split": _one_of("none", "keras_tail", "random_clips"),
+    "windows.val_fraction": ("a number between 0 and 1", lambda v: _number(v) and 0 < v < 1),
+    "windows.val_seed": _whole(0),
+    "model.hidden_width": _whole(1),
+    "model.init_std": _POSITIVE,
+    "model.rebirth_below": _WEIGHT,
+    "model.score_weight": _SHARE,
+    "model.pool": _one_of("mean", "max", "p90"),
+    "optimizer.beta2": _RATE,
+    "optimizer.eps": _POSITIVE,
+    "selection.settings": _one_of("named", "published", "label_free", "oracle"),
+    "selection.checkpoint": _one_of("last"),
+    "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
+    "trainer.dtype": _one_of("float32", "float64"),
+    "trainer.precision": _one_of("highest", "medium"),
+    "trainer.compile": ("true, false or auto", lambda v: isinstance(v, bool) or v == "auto"),
+    "trainer.threads": ("auto or a whole number of at least 1", lambda v: v == "auto" or _whole(1)[1](v)),
+    "trainer.progress": _FLAG,
+    "features.resample": _FLAG,
+}  # fmt: skip
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The settings of one run, composed and checked.
+
+    Args:
+        overrides: As typed on the command line, no sweeps.
+
+    Raises:
+        BadInput: Anything in them that is unknown, of the wrong kind or out of range.
+    """
+    config = _composed(overrides)
+    if any(override.lstrip().startswith("+") for override in overrides):
+        _refuse_appended(config, overrides)
+    check(config)
+    return config
+
+
+def checked(config: DictConfig) -> DictConfig:
+    """The settings themselves, after `check`.
+
+    Raises:
+        BadInput: As `check`.
+    """
+    check(config)
+    return config
+
+
+def preview(overrides: Sequence[str], *, sweep: bool) -> None:
+    """Refuses what is wrong in a command line before anything of it starts.
+
+    Of a sweep every point is composed, or, of a large one, every value of every axis once.
+
+    Raises:
+        BadInput: As `compose`, and for a sweep that is typed without `-m`.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise BadInput(_one_line(error)) from None
+    seen: set[str] = set()
+    for override in parsed:
+        key = str(override.get_key_element())
+        if key in seen:
+            raise BadInput(f"{key} is given twice; give it once, with all its values: {key}=a,b")
+        seen.add(key)
+    swept = [override for override in parsed if override.is_sweep_override()]
+    if not sweep:
+        for override in swept:
+            raise BadInput(
+                f"{override.input_line} names several values: add -m to run them all as a sweep, "
+                f"or write {override.get_key_element()}=[...] where one run takes a list"
+            )
+        compose(overrides)
+        return
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    axes = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        for override in swept
+    ]
+    for point in _points(axes):
+        compose([*fixed, *point])
+
+
+def _points(axes: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Every combination, or, of more than can be tried, every value beside the others' first."""
+    if math.prod(len(axis) for axis in axes) > _PREVIEWED:
+        first = [axis[0] for axis in axes]
+        return [
+            [*first[:i], value, *first[i + 1 :]] for i, axis in enumerate(axes) for value in axis
+        ]
+    points: list[list[str]] = [[]]
+    for axis in axes:
+        points = [[*point, value] for point in points for value in axis]
+    return points
+
+
+def check(config: DictConfig) -> None:
+    """Refuses values out of range, settings a model does not use, and settings that are missing.
+
+    Raises:
+        BadInput: With every violation found, not only the first.
+    """
+    wrong = []
+    try:
+        plain = flatten(OmegaConf.to_container(config, resolve=True))  # pyright: ignore
+    except OmegaConfBaseException as error:
+        raise BadInput(_one_line(error)) from None
+    for key, value in plain.items():
+        if value == "???":
+            wrong.append(f"{key} is missing: set it with {key}=...")
+    used = set(re.findall(r"\$\{(\w+)\}", str(OmegaConf.to_container(config, resolve=False))))
+    used |= {"epochs", "batch"}
+    for key, (rule, holds) in RULES.items():
+        if key not in plain:
+            continue
+        value = plain[key]
+        values = value if isinstance(value, list) and key in LANE_AXES else [value]
+        if value is None:
+            if key in used:
+                wrong.append(f"{key} has no value: {rule} is expected")
+        elif not all(holds(one) for one in values):
+            wrong.append(f"{key}={_shown(value)}: {rule} is expected")
+        elif "." not in key and key not in used and key != "machine":
+            wrong.append(f"{key}={_shown(value)}: {config.detector} has no such setting")
+    wrong += _wrong_features(plain)
+    target = plain.get("model._target_", "")
+    if not str(target).startswith(MODELS):
+        wrong.append(f"model._target_={target}: only {MODELS}* is ever built")
+    if wrong:
+        raise BadInput("; ".join(wrong))
+
+
+def _wrong_features(plain: Mapping[str, Any]) -> list[str]:
+    from asdgan.features import LogMel  # loads torch, which --help need not wait for
+
+    values = {k.removeprefix("features."): v for k, v in plain.items() if k.startswith("features.")}
+    try:
+        LogMel(**values)
+    except (BadInput, TypeError) as error:
+        return [str(error)]
+    return []
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - any config node
+    """Nested settings as one level: {"model.latent": 8}; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
+    """The settings that make a point what it is, flat: no paths, no hardware, no way of running.
+
+    Args:
+        config: Of a run, all its machine types.
+        machine_type: The one this point is about.
+    """
+    flat = flatten(OmegaConf.to_container(config, resolve=True))
+    typed = flatten(OmegaConf.to_container(config, resolve=False))
+    left_out = ("dataset.", "trainer.", "logger.", "selection.", "outputs", "model._target_")
+    kept = {
+        key: flat[key]
+        for key, value in typed.items()
+        # An interpolation says again what stands elsewhere.
+        if key in flat
+        and flat[key] is not None
+        and not key.startswith(left_out)
+        and not str(value).startswith("${")
+    }
+    return kept | {
+        "dataset.release": flat["dataset.release"],
+        "machine": machine_type,
+        "trainer.dtype": flat["trainer.dtype"],
+        "trainer.precision": flat["trainer.precision"],
+    }
+
+
+def build(config: DictConfig) -> "Detector":
+    """The detector that the settings describe; a stack where `seed` is a list.
+
+    Raises:
+        BadInput: A target outside asdgan.models and the named optimisers.
+    """
+    for key, value in flatten(OmegaConf.to_container(config.model, resolve=True)).items():
+        if key.endswith("_target_") and not (value in TARGETS or str(value).startswith(MODELS)):
+            raise BadInput(f"model.{key}={value}: only {MODELS}* and {', '.join(TARGETS)} are built")
+    return hydra.utils.instantiate(config.model, _convert_="all")
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    was_there = GlobalHydra.instance().is_initialized()
+    if was_there:
+        GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("run", list(overrides))
+    except HydraException as error:
+        raise BadInput(_explained(error, overrides)) from None
+    except OmegaConfBaseException as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def _explained(error: HydraException, overrides: Sequence[str]) -> str:
+    """Hydra's complaint in our words, with the nearest thing that exists."""
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1].lstrip("+~")
+        return f"{key}: no such setting{_nearest(key, _known_keys())}"
+    if found := re.search(r"Could not find '([^']+)'", text):
+        group, _, choice = found[1].rpartition("/")
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
+        if options:
+            near = _nearest(choice, options)
+            return f"{group}={choice}: no such choice{near}; there are {', '.join(options)}"
+    return _one_line(error)
+
+
+def _known_keys() -> list[str]:
+    """Every key that can be set, and every config group."""
+    plain = flatten(OmegaConf.to_container(_composed([]), resolve=False))
+    parents = {key.rsplit(".", 1)[0] for key in plain if "." in key}
+    return [*plain, *sorted(parents)]
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:  # the last word may be right, in another place
+        near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return f"; did you mean {near[0]}?" if near else "; see --cfg job for all there are"
+
+
+def _refuse_appended(config: DictConfig, overrides: Sequence[str]) -> None:
+    """An appended key that no config has would be read by nobody."""
+    kept = [override for override in overrides if not override.lstrip().startswith("+")]
+    known = flatten(OmegaConf.to_container(_composed(kept), resolve=False))
+    for key in flatten(OmegaConf.to_container(config, resolve=False)):
+        if key not in known:
+            raise BadInput(f"{key}: no such setting, nothing would read it{_nearest(key, list(known))}")
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - any config value
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(line for line in lines if not line.startswith("full_key")) or type(error).__name__

@@ -1,0 +1,125 @@
+"""How a command speaks: one sentence for bad input, a progress bar, a table of results."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from asdgan.errors import BadInput
+
+console = Console(highlight=False, soft_wrap=True)
+_QUIET_SECONDS = 10  # between lines of progress where the output is not a terminal
+
+
+def refusal(error: BadInput) -> int:
+    """Prints what is wrong to standard error; gives the exit code for it."""
+    print(f"asdgan: {error}", file=sys.stderr)
+    return 2
+
+
+class Bar:
+    """Progress over something that is counted; line by line where nobody watches."""
+
+    def __init__(self, progress: Progress | None, title: str, total: int) -> None:
+        """Starts at 0 of `total`."""
+        self._progress, self._title, self._total, self._done = progress, title, total, 0
+        self._task = progress.add_task(escape(title), total=total) if progress else None
+        self._said = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Counts on, with a note behind the bar (the loss, say)."""
+        self._done += count
+        if self._progress is not None and self._task is not None:
+            title = escape(f"{self._title} {note}".strip())
+            self._progress.update(self._task, completed=self._done, description=title)
+        elif time.monotonic() - self._said > _QUIET_SECONDS:
+            self._said = time.monotonic()
+            console.print(escape(f"{self._title}: {self._done} of {self._total} {note}".rstrip()))
+
+
+@contextmanager
+def bars(shown: bool) -> Iterator[Callable[[str, int], Bar]]:
+    """Makes progress bars by title and total; plain lines where the output is not a terminal."""
+    if not (shown and console.is_terminal):
+        yield lambda title, total: Bar(None, title, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield lambda title, total: Bar(progress, title, total)
+
+
+def figure(value: float | None) -> str:
+    """An AUC or pAUC in per cent with two decimals, as the papers print it; a dash where undefined."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], overall: Mapping[str, Any]) -> Table:
+    """One line per machine type, its sections below each other, then the means over types.
+
+    Args:
+        rows: As the ledger keeps them.
+        overall: As `metrics.overall` gives it.
+    """
+    first = rows[0]
+    table = Table(
+        title=f"{first['model']} on {first['release']}, score {first['primary']} (per cent)",
+        caption=_caption(rows, overall),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("machine type")
+    for name in ("AUC", "pAUC", "test clips"):
+        table.add_column(name, justify="right")
+    table.add_column("per section: AUC / pAUC")
+    for row in rows:
+        sections = "  ".join(
+            f"{name} {figure(of['auc'])} / {figure(of['pauc'])}"
+            for name, of in row["sections"].items()
+        )
+        table.add_row(
+            escape(row["machine_type"]),
+            figure(row["auc"]),
+            figure(row["pauc"]),
+            str(row["test_clips"]),
+            escape(sections),
+        )
+    table.add_section()
+    weighted = (figure(overall["auc_weighted"]), figure(overall["pauc_weighted"]))
+    counted = str(sum(row["clips"] for row in rows))
+    table.add_row("weighted mean", *weighted, counted, "weights: test clips of judged sections")
+    plain = (figure(overall["auc_mean"]), figure(overall["pauc_mean"]))
+    table.add_row("plain mean", *plain, "", f"over {len(overall['machine_types'])} machine types")
+    return table
+
+
+def _caption(rows: Sequence[Mapping[str, Any]], overall: Mapping[str, Any]) -> str:
+    notes = []
+    for row in rows:
+        for name, section in row["sections"].items():
+            if section.get("reason"):
+                notes.append(f"{row['machine_type']} {name} undefined: {section['reason']}")
+        notes += [f"{row['machine_type']}: {flag}" for flag in row["flags"]]
+        if row["auc"] is not None and row["auc"] < 0.5:
+            notes.append(f"{row['machine_type']}: AUC below 0.5, worse than a coin")
+    if overall["undefined"]:
+        notes.append(f"left out of the means: {', '.join(overall['undefined'])}")
+    return escape("\n".join(notes))
