@@ -1,0 +1,575 @@
+"""The demo plant: seeded machine sounds, written as wavs in a release's own layout.
+
+Six machine types named as in DCASE 2020 Task 2, each built from what makes such a machine sound: shaft and blades,
+bearings, strokes, impacts, gears, rollers; around them one hall with its noise and its accidents. A
+section (the release's machine id) is one machine: its speed, blade count, resonances and place in
+the hall never change. A clip is one moment of it: gain, load, speed and noise vary from clip to
+clip, alike in train and test and for both labels. An anomalous clip is such a moment with a fault
+added: `PLANTED` says which. Nothing else tells the labels apart:
+
+- a clip is keyed by (seed, machine type, section, split, label, index); the fault draws from a
+  generator of its own, so that the moment underneath is what it would have been without it;
+- gain, load, noise and severity follow a low-discrepancy sequence over the index, so that ten clips
+  already cover their ranges evenly, and one plant is about as hard as the next;
+- a fault's level is stated relative to its machine (`FAULTS`), from hardly there to plain, and stays
+  below the spread of the gain. No clip is scaled to its own peak or level, which would move the
+  noise floor with the fault.
+
+All arithmetic is float64: what two processors round differently lies some eleven digits below a
+16-bit step, so that the same settings give the same bytes.
+"""
+
+import fcntl
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.random import Generator, SeedSequence, default_rng
+
+from asdgan import files
+from asdgan.errors import BadInput, Damaged
+
+RECIPE = 1  # raised by hand when a change moves one sample of any clip
+MANIFEST = "plant.json"
+SAMPLE_RATE = 16000  # Hz; every resonance below is placed under its half
+CYCLE = 2048  # points a turn is tabulated at; a power of two, for the wrap is a mask
+
+Levels = Mapping[str, tuple[float, float]]
+
+SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {  # as the development set spells them; three each, for ToyConveyor has no more
+        "fan": ("00", "02", "04"),
+        "pump": ("00", "02", "04"),
+        "slider": ("00", "02", "04"),
+        "valve": ("00", "02", "04"),
+        "ToyCar": ("01", "02", "03"),
+        "ToyConveyor": ("01", "02", "03"),
+    }
+)
+
+PLANTED: Mapping[str, str] = MappingProxyType(
+    {
+        "fan": "Imbalance: the rotor shakes its frame, and harmonics of the shaft rise. "
+        "Rubbing: blade tips scrape the shroud once a turn, hardest at 3 kHz. "
+        "Clogging: a blocked inlet stalls the blades, a low rumble comes and goes.",
+        "pump": "Bearing fault: the outer race is pitted, each ball that passes rings the housing. "
+        "Clogging: the starved inlet cavitates, vapour bubbles crackle between 3 and 7 kHz.",
+        "slider": "Rubbing: the dry rail squeals while the carriage moves. "
+        "Loose part: a plate rattles after every reversal.",
+        "valve": "Missing impacts: the plunger sticks, its knock fails to come, the coil buzzes. "
+        "Clogging: dirt on the seat, the closed valve hisses.",
+        "ToyCar": "Imbalance: a bent axle presses the gears together once a turn of the wheel. "
+        "Rubbing: something tangled in the wheel scrapes the body. "
+        "Bearing fault: the worn motor bearing clicks.",
+        "ToyConveyor": "Loose part: one roller is off its clip and rattles in bursts. "
+        "Rubbing: the belt chafes the frame at its seam.",
+    }
+)
+
+FAULTS: Mapping[str, Levels] = MappingProxyType(
+    {  # the weakest and the strongest fault, in dB relative to the machine's own nominal level
+        "fan": {"imbalance": (-20, -4), "rubbing": (-30, -12), "clogging": (-14, -2)},
+        "pump": {"bearing fault": (-28, -10), "clogging": (-28, -10)},
+        "slider": {"rubbing": (-28, -10), "loose part": (-24, -6)},
+        "valve": {"missing impacts": (-20, -4), "clogging": (-28, -10)},
+        "ToyCar": {"imbalance": (-16, -3), "rubbing": (-24, -8), "bearing fault": (-26, -10)},
+        "ToyConveyor": {"loose part": (-20, -5), "rubbing": (-24, -8)},
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plant:
+    """What a plant is made of; its values live in `conf/dataset/demo.yaml`.
+
+    Args:
+        seed: At least 0; another seed is another factory.
+        seconds: Length of every clip, 1 to 60 s.
+        sample_rate: In Hz, 16000 only.
+        ids: Machines (sections) of each type, 1 to 3.
+        train_clips: Normal clips to train on, per section, 1 to 10,000.
+        test_clips: Clips to test on, per section and label, 1 to 10,000.
+
+    Raises:
+        BadInput: A value breaks its rule.
+    """
+
+    seed: int
+    seconds: float
+    sample_rate: int
+    ids: int
+    train_clips: int
+    test_clips: int
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be made."""
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        _whole("sample_rate", self.sample_rate, SAMPLE_RATE, SAMPLE_RATE)
+        _whole("ids", self.ids, 1, 3)
+        _whole("train_clips", self.train_clips, 1, 10_000)
+        _whole("test_clips", self.test_clips, 1, 10_000)
+        number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
+        if not number or not 1 <= self.seconds <= 60:  # NaN fails the comparison
+            raise BadInput(f"demo plant: seconds is {self.seconds!r}; a number from 1 to 60 would do")
+
+
+class Clip(NamedTuple):
+    """One clip of the plan; `section` counts from 0, `name` is relative to the plant's folder."""
+
+    name: str
+    machine_type: str
+    section: int
+    split: str
+    label: str
+    index: int
+
+
+def count(plant: Plant) -> int:
+    """How many clips the plant has, over all machine types."""
+    return len(SECTIONS) * plant.ids * (plant.train_clips + 2 * plant.test_clips)
+
+
+def make(plant: Plant, root: Path, on_clip: Callable[[int], None] | None) -> Path:
+    """A folder that holds the whole plant, made now or found as it was made.
+
+    The folder is `root`/<12 hex of settings and recipe>; its clips lie in
+    `dev_data/<machine type>/{train,test}/`. It is made under another name and renamed when its last
+    clip and its manifest are on the disk, so a cut leaves nothing that could be read. A plant that
+    is there is used only when its manifest verifies and the names, sizes and sha256 of all wavs
+    agree with it (a third of a second for the 160 MB of the default plant: cheap enough to do every
+    time); otherwise it is made anew. The folder belongs to the plant: making anew removes what else
+    lies in it. Two processes may ask for the same plant at once: the second waits.
+
+    Args:
+        plant: Its settings.
+        root: Holds the plants, one folder each.
+        on_clip: Called with the number of clips made so far, after each; not called on reuse.
+
+    Raises:
+        OSError: The disk refused, or is full.
+    """
+    home = root / _key(plant)
+    if _verifies(home, plant):
+        return home
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root / f".{home.name}.lock"):
+        if _verifies(home, plant):  # another process made it while this one waited
+            return home
+        part = root / f".{home.name}.part"
+        shutil.rmtree(part, ignore_errors=True)  # what a cut left behind
+        clips: dict[str, dict[str, int | str]] = {}
+        for done, clip in enumerate(_plan(plant), start=1):
+            path = part / clip.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            steps = np.rint(_sound(plant, clip, faulty=clip.label == "anomaly") * 32767)
+            soundfile.write(path, steps.astype(np.int16), plant.sample_rate, subtype="PCM_16")
+            clips[clip.name] = {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
+            if on_clip is not None:
+                on_clip(done)
+        files.write_json(part / MANIFEST, {**_settings(plant), "clips": clips})
+        if home.exists():
+            shutil.rmtree(home)
+        part.rename(home)
+    return home
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        rule = str(low) if low == high else f"a whole number from {low} to {high}"
+        raise BadInput(f"demo plant: {name} is {value!r}; {rule} would do")
+
+
+def _settings(plant: Plant) -> dict[str, float]:
+    return {**asdict(plant), "seconds": float(plant.seconds), "recipe": RECIPE}
+
+
+def _key(plant: Plant) -> str:
+    return hashlib.sha256(files.canonical(_settings(plant))).hexdigest()[:12]
+
+
+def _plan(plant: Plant) -> Iterator[Clip]:
+    groups = (
+        ("train", "normal", plant.train_clips),
+        ("test", "normal", plant.test_clips),
+        ("test", "anomaly", plant.test_clips),
+    )
+    for machine_type, sections in SECTIONS.items():
+        for section, spelt in enumerate(sections[: plant.ids]):
+            for split, label, clips in groups:
+                for index in range(clips):
+                    name = f"dev_data/{machine_type}/{split}/{label}_id_{spelt}_{index:08d}.wav"
+                    yield Clip(name, machine_type, section, split, label, index)
+
+
+def _verifies(home: Path, plant: Plant) -> bool:
+    try:
+        stored = files.read_json(home / MANIFEST)
+    except (OSError, Damaged):
+        return False
+    clips = stored.pop("clips", {})
+    there = {path.relative_to(home).as_posix(): path for path in home.rglob("*.wav")}
+    if stored != _settings(plant) or not clips.keys() == there.keys() == {c.name for c in _plan(plant)}:
+        return False
+    if any(path.stat().st_size != clips[name]["bytes"] for name, path in there.items()):
+        return False
+    return all(files.sha256_of(path) == clips[name]["sha256"] for name, path in there.items())
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds the lock file; the system lets go of it when the process ends, however it ends."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# From here on: one clip.
+
+
+class Moment(NamedTuple):
+    """What a machine's recipe is given.
+
+    `build` draws the same for every clip of a section, `now` differs by clip, `harm` serves the
+    fault alone. `load` runs from -1 to 1, `severity` from 0 to 1.
+    """
+
+    samples: int
+    rate: int
+    section: int
+    build: Generator
+    now: Generator
+    harm: Generator
+    load: float
+    fault: str | None
+    severity: float
+
+
+def _sound(plant: Plant, clip: Clip, *, faulty: bool) -> np.ndarray:
+    """One clip, shape (samples,), full scale ±1; not `faulty`, it is the same moment unharmed."""
+    samples, rate = round(plant.seconds * plant.sample_rate), plant.sample_rate
+    machine = list(SECTIONS).index(clip.machine_type)
+    group = ("train/normal", "test/normal", "test/anomaly").index(f"{clip.split}/{clip.label}")
+
+    def generator(*key: int) -> Generator:
+        return default_rng(SeedSequence(plant.seed, spawn_key=(machine, clip.section, *key)))
+
+    gain, load, noise, severity = _spread(generator(1, group), clip.index)
+    kinds = list(FAULTS[clip.machine_type].items())
+    kind, (weakest, strongest) = kinds[(clip.index + clip.section) % len(kinds)]
+    moment = Moment(
+        samples=samples,
+        rate=rate,
+        section=clip.section,
+        build=generator(0),
+        now=generator(2, group, clip.index),
+        harm=generator(3, group, clip.index),
+        load=2 * load - 1,
+        fault=kind if faulty else None,
+        severity=severity,
+    )
+    sound, trace = MACHINES[clip.machine_type](moment)
+    if trace is not None:
+        power = math.sqrt(float(np.mean(np.square(trace))))
+        sound += _decibels(weakest + (strongest - weakest) * severity) / (power or 1.0) * trace
+    build, now = generator(4), generator(5, group, clip.index)
+    hall = _decibels(-5 + 4 * (2 * noise - 1))  # dB relative to the machine
+    spectrum = np.fft.rfft(sound) * _echo(build, samples) + hall * _hall(build, now, samples, rate)
+    sound = np.fft.irfft(spectrum, samples)
+    for _ in range(now.poisson(0.12 * samples / rate)):  # something is dropped, or struck
+        at, strength = now.random(1) * samples, 2 * hall * np.exp(now.normal(0, 0.5, 1))
+        sound += _ring(samples, rate, at, strength, now.uniform(0.03, 0.15), 2 ** now.uniform(8.5, 11.5))
+    return _decibels(-34 + 4 * (2 * gain - 1)) * sound  # dB re full scale
+
+
+def _spread(offsets: Generator, index: int) -> np.ndarray:
+    """Four numbers in 0..1 that fill their ranges evenly as `index` runs (Roberts' R sequence)."""
+    ratio = 1.1673039782614187  # solves x**5 = x + 1, which makes the four steps least commensurable
+    return (offsets.random(4) + (index + 1) * ratio ** -np.arange(1.0, 5.0)) % 1
+
+
+def _decibels(level: float) -> float:
+    return 10 ** (level / 20)
+
+
+@lru_cache(maxsize=32)
+def _bell(samples: int, rate: int, hertz: float, width: float) -> np.ndarray:
+    """Spectral curve around `hertz`, `width` octaves wide, for noise of mean square 1."""
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(samples, 1 / rate), 1.0))
+    return _normal(np.exp(-0.5 * ((octaves - math.log2(hertz)) / width) ** 2), samples)
+
+
+def _normal(curve: np.ndarray, samples: int) -> np.ndarray:
+    curve[0] = 0  # no DC
+    return curve * (samples / (2 * math.sqrt(float(np.sum(curve**2)))))
+
+
+def _draw(rng: Generator, curve: np.ndarray) -> np.ndarray:
+    """A Gaussian spectrum under a curve: its inverse transform is the noise."""
+    return rng.standard_normal(2 * len(curve)).view(np.complex128) * curve
+
+
+def _noise(rng: Generator, m: Moment, hertz: float, width: float) -> np.ndarray:
+    """Gaussian noise of mean square 1 around `hertz`, a bell `width` octaves wide."""
+    return np.fft.irfft(_draw(rng, _bell(m.samples, m.rate, hertz, width)), m.samples)
+
+
+def _echo(build: Generator, samples: int) -> np.ndarray:
+    """Transfer from machine to microphone: direct, and a short reverberation, the section's own.
+
+    Applied circularly, so that a clip begins in the middle of a machine at work.
+    """
+    echo = build.standard_normal(3200) * np.exp(-np.arange(3200) / 600.0)
+    echo *= 0.5 / math.sqrt(float(np.sum(echo**2)))
+    echo[0] += 1
+    return np.fft.rfft(echo, samples)
+
+
+def _hall(build: Generator, now: Generator, samples: int, rate: int) -> np.ndarray:
+    """Spectrum of the factory around the machine: a falling noise, and two far motors."""
+    hertz = np.fft.rfftfreq(samples, 1 / rate)
+    tilt = 0.55 + 0.06 * now.standard_normal()
+    curve = np.maximum(hertz, 45.0) ** -tilt * (hertz > 20)
+    power = float(np.sum(curve**2))
+    for at in 2 ** build.uniform(6.5, 9.5, 2) * (1 + 0.003 * now.standard_normal(2)):
+        near = slice(max(int((at - 3) * samples / rate), 1), int((at + 3) * samples / rate) + 2)
+        line = np.exp(-0.5 * ((hertz[near] - at) / 0.6) ** 2)  # a tone that swells and fades
+        curve[near] += line * math.sqrt(0.04 * power / float(np.sum(line**2)))
+    return _draw(now, _normal(curve, samples))
+
+
+def _wander(rng: Generator, m: Moment, every: float) -> np.ndarray:
+    """A slow curve about 0 of standard deviation near 1, with a knot each `every` seconds."""
+    knots = math.ceil(m.samples / m.rate / every) + 2
+    place = np.arange(m.samples) / (m.rate * every)
+    return np.interp(place, np.arange(knots), rng.standard_normal(knots))
+
+
+def _swell(rng: Generator, m: Moment, every: float, depth: float) -> np.ndarray:
+    """A slow positive factor; `depth` is the standard deviation of its logarithm."""
+    return np.exp(depth * _wander(rng, m, every))
+
+
+def _turns(m: Moment, hertz: float, drift: float) -> np.ndarray:
+    """Angle of a shaft in turns: its speed sags with load, differs by clip, drifts within it."""
+    speed = hertz * (1 - 0.012 * m.load + 0.004 * m.now.standard_normal())
+    return m.now.random() + np.cumsum(speed / m.rate * (1 + drift * _wander(m.now, m, 1.5)))
+
+
+def _mains(m: Moment) -> np.ndarray:
+    """Turns of what the mains shake: 100 a second."""
+    return m.now.random() + np.arange(m.samples) * (100 / m.rate)
+
+
+def _tones(turns: np.ndarray, rng: Generator, harmonics: int, slope: float) -> np.ndarray:
+    """Harmonics of a rotation, mean square 1, falling by `slope` dB each, each off by 3 dB or so."""
+    levels = -slope * np.arange(harmonics) + 3 * rng.standard_normal(harmonics)
+    comb = np.zeros(CYCLE // 2 + 1, complex)
+    comb[1 : harmonics + 1] = 10 ** (levels / 20) * np.exp(2j * np.pi * rng.random(harmonics))
+    comb *= CYCLE * math.sqrt(0.5 / float(np.sum(np.abs(comb) ** 2)))
+    return _each_turn(np.fft.irfft(comb, CYCLE), turns)
+
+
+def _scrape(turns: np.ndarray, sharpness: float) -> np.ndarray:
+    """A touch once a turn that fades as the turn goes on, mean square 1."""
+    cycle = np.exp(-sharpness * np.arange(CYCLE) / CYCLE)
+    return _each_turn(cycle / math.sqrt(np.mean(cycle**2)), turns)
+
+
+def _each_turn(cycle: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """One turn's course, read off (linearly) at every angle: a sixth of the time of sines."""
+    place = turns * CYCLE
+    cell = place.astype(np.int64)
+    rest = place - cell
+    cell &= CYCLE - 1
+    return cycle[cell] + rest * (np.roll(cycle, -1) - cycle)[cell]
+
+
+def _passes(turns: np.ndarray) -> np.ndarray:
+    """Samples at which a rotation completes a turn."""
+    return np.flatnonzero(np.diff(np.floor(turns)) > 0)
+
+
+def _ring(
+    samples: int, rate: int, at: np.ndarray, strength: np.ndarray, decay: float, *hertz: float
+) -> np.ndarray:
+    """Blows at samples `at`, heard through resonances that fall to 1/e within `decay` seconds."""
+    time = np.arange(round(8 * decay * rate)) / rate
+    body = sum((np.sin(2 * np.pi * pitch * time) for pitch in hertz), np.zeros(len(time)))
+    body *= np.exp(-time / decay)
+    sound = np.zeros(samples + len(body))
+    for start, blow in zip(at.astype(int).tolist(), strength.tolist(), strict=True):
+        if start < samples:
+            sound[start : start + len(body)] += blow * body
+    return sound[:samples]
+
+
+def _level(rate: int, per_second: float, decay: float, resonances: int) -> float:
+    """Factor that brings `_ring` of unit blows, so many a second, to a mean square near 1."""
+    return math.sqrt(4 / (resonances * per_second * decay))
+
+
+Sounds = tuple[np.ndarray, np.ndarray | None]  # the machine, mean square near 1; its fault's trace
+
+
+def _fan(m: Moment) -> Sounds:
+    """Blade passing and air flow; both grow with load, and the flow beats at blade rate."""
+    shaft = (21.0, 25.5, 29.0)[m.section] * m.build.uniform(0.97, 1.03)
+    blades = (5, 7, 6)[m.section]
+    turns = _turns(m, shaft, 0.002)
+    flow = _noise(m.now, m, 700 * m.build.uniform(0.8, 1.25), 1.5)
+    flow *= 1 + 0.1 * _tones(turns * blades, m.build, 2, 6.0)
+    sound = 0.5 * _decibels(2 * m.load) * _tones(turns * blades, m.build, 6, 5.0)
+    sound += 0.75 * _decibels(1.5 * m.load) * flow + 0.2 * _tones(turns, m.build, 4, 4.0)
+    match m.fault:
+        case "imbalance":
+            return sound, _tones(turns, m.harm, 14, 1.5)
+        case "rubbing":
+            contact = _scrape(turns, 8.0) * _swell(m.harm, m, 0.8, 0.7)
+            return sound, contact * _noise(m.harm, m, 3000, 0.5)
+        case "clogging":
+            return sound, _swell(m.harm, m, 0.25, 0.8) * _noise(m.harm, m, 280, 0.6)
+    return sound, None
+
+
+def _pump(m: Moment) -> Sounds:
+    """Vane passing, hum at twice the mains, flow in the housing, a healthy bearing's tones."""
+    shaft = (24.3, 28.8, 33.0)[m.section] * m.build.uniform(0.98, 1.02)
+    vanes = (6, 5, 7)[m.section]
+    housing = 2600 * m.build.uniform(0.85, 1.3)  # Hz
+    turns = _turns(m, shaft, 0.001)
+    flow = _noise(m.now, m, 1100 * m.build.uniform(0.8, 1.25), 1.3)
+    sound = 0.5 * _tones(turns * vanes, m.build, 8, 3.0) + 0.65 * _decibels(2 * m.load) * flow
+    sound *= 1 + 0.15 * _tones(turns / m.build.integers(18, 30), m.build, 1, 0.0)  # pulsation
+    sound += 0.4 * _tones(_mains(m), m.build, 5, 5.0) + 0.15 * _tones(turns * 3.57, m.build, 5, 3.0)
+    match m.fault:
+        case "bearing fault":
+            at = _passes(turns * 3.57)
+            pressed = 1 + 0.6 * np.cos(2 * np.pi * turns[at])  # hardest where the shaft bears down
+            blows = pressed * m.harm.uniform(0.6, 1.4, len(at))
+            return sound, _ring(m.samples, m.rate, at, blows, 0.003, housing)
+        case "clogging":
+            at = m.harm.random(round(300 * m.samples / m.rate)) * m.samples
+            bubbles = _ring(m.samples, m.rate, at, m.harm.exponential(1.0, len(at)), 0.0003, 4500)
+            return sound, _swell(m.harm, m, 0.3, 0.8) * bubbles
+    return sound, None
+
+
+def _slider(m: Moment) -> Sounds:
+    """A carriage to and fro: the motor's whine follows its speed, thumps mark the reversals."""
+    period = (1.7, 2.1, 2.6)[m.section] * m.build.uniform(0.95, 1.05)
+    strokes = _turns(m, 1 / period, 0.01)
+    speed = np.abs(np.tanh(3 * np.sin(2 * np.pi * strokes)))  # a ramp, then steady, then a ramp
+    motor = np.cumsum(speed) * ((95, 120, 150)[m.section] * m.build.uniform(0.95, 1.05) / m.rate)
+    rail = _noise(m.now, m, 1600 * m.build.uniform(0.8, 1.25), 1.2)
+    at = _passes(2 * strokes)
+    blows = m.now.uniform(0.7, 1.3, len(at)) * _level(m.rate, 2 / period, 0.03, 1)
+    sound = 0.4 * _ring(m.samples, m.rate, at, blows, 0.03, 130 * m.build.uniform(0.8, 1.25))
+    sound += 0.4 * _ring(m.samples, m.rate, at, blows, 0.012, 850 * m.build.uniform(0.8, 1.25))
+    sound += speed * (0.6 * _decibels(1.5 * m.load) * _tones(motor, m.build, 9, 1.5) + 0.6 * rail)
+    match m.fault:
+        case "rubbing":
+            pitch = 2100 / m.rate * (1 + 0.02 * _wander(m.harm, m, 0.05))
+            squeal = _tones(np.cumsum(pitch), m.harm, 3, 6.0)
+            return sound, speed * _swell(m.harm, m, 0.3, 0.9) * squeal
+        case "loose part":
+            after = np.repeat(at, 7) + m.harm.exponential(0.07 * m.rate, 7 * len(at))
+            blows = m.harm.uniform(0.2, 1, len(after))
+            return sound, _ring(m.samples, m.rate, after, blows, 0.005, 1900, 3700)
+    return sound, None
+
+
+def _valve(m: Moment) -> Sounds:
+    """A solenoid valve on its beat: it knocks open, hisses while open, knocks shut."""
+    period = (0.62, 0.8, 1.05)[m.section] * m.build.uniform(0.95, 1.05)
+    share = m.build.uniform(0.4, 0.55)  # of the cycle, open
+    body = 2 ** m.build.uniform(9.8, 12.2, 4)  # Hz
+    cycles = _turns(m, 1 / period, 0.01)
+    opens, shuts = _passes(cycles), _passes(cycles + 1 - share)
+    knocks = np.concatenate([opens, shuts])
+    blows = np.concatenate([np.ones(len(opens)), np.full(len(shuts), 0.7)])
+    blows *= m.now.uniform(0.75, 1.25, len(knocks)) * _level(m.rate, 2 / period, 0.012, 4)
+    missing = m.harm.random(len(knocks)) < 0.15 + 0.6 * m.severity
+    stuck = missing & (m.fault == "missing impacts")
+    is_open = (cycles % 1) < share
+    hiss = _noise(m.now, m, 2200 * m.build.uniform(0.8, 1.25), 0.9)
+    coil = _mains(m)
+    sound = 0.85 * _ring(m.samples, m.rate, knocks, blows * ~stuck, 0.012, *body)
+    sound += 0.35 * _decibels(2 * m.load) * (0.25 + is_open) * hiss
+    sound += 0.25 * _tones(coil, m.build, 4, 5.0)
+    match m.fault:
+        case "missing impacts":
+            since = np.full(m.samples, np.inf)  # seconds since the plunger stuck
+            for at in np.sort(knocks[stuck]):
+                since[at:] = np.arange(m.samples - at) / m.rate
+            return sound, np.exp(-since / 0.2) * _tones(coil, m.harm, 16, 0.5)
+        case "clogging":
+            return sound, ~is_open * _noise(m.harm, m, 5000, 0.35)
+    return sound, None
+
+
+def _toy_car(m: Moment) -> Sounds:
+    """A small motor and its gears: a mesh tone with sidebands, wheels on the bench's rollers."""
+    wheel = (6.2, 7.4, 8.6)[m.section] * m.build.uniform(0.97, 1.03)
+    ratio, teeth = (14.0, 17.0, 12.0)[m.section], (11, 9, 13)[m.section]
+    turns = _turns(m, wheel, 0.006)  # a battery holds its speed badly
+    motor = turns * ratio
+    mesh = _tones(motor * teeth, m.build, 4, 4.0) * (1 + 0.2 * _tones(motor, m.build, 1, 0.0))
+    mesh *= _decibels(2 * m.load)
+    grind = _noise(m.now, m, 1200 * m.build.uniform(0.8, 1.25), 1.6)
+    sound = 0.55 * _tones(motor, m.build, 10, 2.0) + 0.4 * mesh + 0.65 * grind
+    match m.fault:
+        case "imbalance":
+            pressed = np.maximum(_tones(turns, m.harm, 1, 0.0), 0) ** 3
+            return sound, pressed * (mesh + grind)
+        case "rubbing":
+            touch = _scrape(turns, 6.0) * _swell(m.harm, m, 0.5, 0.6)
+            return sound, touch * _noise(m.harm, m, 3400, 0.5)
+        case "bearing fault":
+            at = _passes(motor * 0.39)  # the cage: slower than the shaft
+            blows = m.harm.uniform(0.3, 1.7, len(at))
+            return sound, _ring(m.samples, m.rate, at, blows, 0.002, 5200)
+    return sound, None
+
+
+def _toy_conveyor(m: Moment) -> Sounds:
+    """A belt on rattling rollers: random knocks on plastic, a motor, the seam's thump each round."""
+    belt = (0.75, 0.9, 1.1)[m.section] * m.build.uniform(0.96, 1.04)
+    turns = _turns(m, belt, 0.01)
+    rollers = 2 ** m.build.uniform(9.0, 11.5, 3)  # Hz
+    at = m.now.random(round(45 * m.samples / m.rate)) * m.samples
+    blows = m.now.exponential(0.7, len(at)) * _level(m.rate, 45, 0.008, 3)
+    seam = _passes(turns)
+    thumps = np.full(len(seam), _level(m.rate, belt, 0.04, 1))
+    sound = 0.5 * _ring(m.samples, m.rate, at, blows, 0.008, *rollers)
+    sound += 0.35 * _ring(m.samples, m.rate, seam, thumps, 0.04, 180)
+    sound += 0.5 * _decibels(2 * m.load) * _tones(turns * 64, m.build, 9, 2.5)
+    sound += 0.6 * _noise(m.now, m, 1300 * m.build.uniform(0.8, 1.25), 1.4)  # belt on its bed
+    match m.fault:
+        case "loose part":
+            at = m.harm.random(round(25 * m.samples / m.rate)) * m.samples
+            blows = _swell(m.harm, m, 0.4, 1.2)[at.astype(int)] * m.harm.exponential(1.0, len(at))
+            return sound, _ring(m.samples, m.rate, at, blows, 0.005, 3100, 4700)
+        case "rubbing":
+            return sound, _scrape(turns, 4.0) * _noise(m.harm, m, 3800, 0.45)
+    return sound, None
+
+
+MACHINES: Mapping[str, Callable[[Moment], Sounds]] = MappingProxyType(
+    {
+        "fan": _fan,
+        "pump": _pump,
+        "slider": _slider,
+        "valve": _valve,
+        "ToyCar": _toy_car,
+        "ToyConveyor": _toy_conveyor,
+    }
+)
