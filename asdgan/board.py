@@ -84,7 +84,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="only such rows; repeatable",
     )
-    add("--top", type=int, default=50, metavar="N", help="lines printed of a table (50; 0: all)")
+    add("--top", type=int, default=50, metavar="N", help="best ranks printed (50; 0: all)")
     add("--csv", type=Path, metavar="F", help="write all lines there as CSV")
     add("--markdown", type=Path, metavar="F", help="write all lines there as Markdown tables")
     return parser.parse_args(argv)
@@ -117,9 +117,9 @@ def _board(chosen: argparse.Namespace) -> None:
     for release, lines in tables.items():
         weighted = ": AUC and pAUC weighted by test clips" if chosen.by == "settings" else ""
         say(release + weighted, "bold")
-        shown = lines[: chosen.top] if chosen.top > 0 else lines
+        shown = [line for line in lines if line["rank"] <= chosen.top or chosen.top <= 0]
         console.print(_table(shown))
-        if rest := lines[len(shown) :]:
+        if rest := [line for line in lines if line["rank"] > chosen.top > 0]:
             low = sum(LOW in line["notes"] for line in rest)
             say(f"{len(rest)} more lines, {low} of them {LOW}: --top 0 prints them all")
     if again:

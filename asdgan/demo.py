@@ -1,19 +1,20 @@
 """The demo plant: seeded machine sounds, written as wavs in a release's own layout.
 
-Six machine types named as in DCASE 2020 Task 2, each built from what makes such a machine sound: shaft and blades,
-bearings, strokes, impacts, gears, rollers; around them one hall with its noise and its accidents. A
-section (the release's machine id) is one machine: its speed, blade count, resonances and place in
-the hall never change. A clip is one moment of it: gain, load, speed and noise vary from clip to
-clip, alike in train and test and for both labels. An anomalous clip is such a moment with a fault
-added: `PLANTED` says which. Nothing else tells the labels apart:
+Six machine types named as in DCASE 2020 Task 2, each built from what makes such a machine sound:
+shaft and blades, bearings, strokes, impacts, gears, rollers; around them a hall with its noise,
+its other machines and its accidents. A section (the release's machine id) is one machine: its
+speed, blade count, resonances and place in the hall never change. A clip is one moment of it:
+gain, load, speed and noise vary from clip to clip, alike in train and test and for both labels.
+An anomalous clip is such a moment with a fault added: `PLANTED` says which. Nothing else tells
+the labels apart:
 
 - a clip is keyed by (seed, machine type, section, split, label, index); the fault draws from a
-  generator of its own, so that the moment underneath is what it would have been without it;
-- gain, load, noise and severity follow a low-discrepancy sequence over the index, so that ten clips
+  generator of its own, so that the moment beneath is what it would have been without it;
+- gain, load, noise and severity follow a low-discrepancy sequence over the index: ten clips
   already cover their ranges evenly, and one plant is about as hard as the next;
-- a fault's level is stated relative to its machine (`FAULTS`), from hardly there to plain, and stays
-  below the spread of the gain. No clip is scaled to its own peak or level, which would move the
-  noise floor with the fault.
+- a fault's level is stated relative to its machine (`FAULTS`), from hardly there to plain, and
+  adds little to a loudness that the gain spreads over 8 dB. No clip is scaled to its own peak or
+  level, which would move the noise floor with the fault.
 
 All arithmetic is float64: what two processors round differently lies some eleven digits below a
 16-bit step, so that the same settings give the same bytes.
@@ -46,7 +47,7 @@ CYCLE = 2048  # points a turn is tabulated at; a power of two, for the wrap is a
 Levels = Mapping[str, tuple[float, float]]
 
 SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {  # as the development set spells them; three each, for ToyConveyor has no more
+    {  # as the development set spells them; three each, ToyConveyor has no more
         "fan": ("00", "02", "04"),
         "pump": ("00", "02", "04"),
         "slider": ("00", "02", "04"),
@@ -61,7 +62,7 @@ PLANTED: Mapping[str, str] = MappingProxyType(
         "fan": "Imbalance: the rotor shakes its frame, and harmonics of the shaft rise. "
         "Rubbing: blade tips scrape the shroud once a turn, hardest at 3 kHz. "
         "Clogging: a blocked inlet stalls the blades, a low rumble comes and goes.",
-        "pump": "Bearing fault: the outer race is pitted, each ball that passes rings the housing. "
+        "pump": "Bearing fault: the outer race is pitted, each ball rings the housing. "
         "Clogging: the starved inlet cavitates, vapour bubbles crackle between 3 and 7 kHz.",
         "slider": "Rubbing: the dry rail squeals while the carriage moves. "
         "Loose part: a plate rattles after every reversal.",
@@ -76,7 +77,7 @@ PLANTED: Mapping[str, str] = MappingProxyType(
 )
 
 FAULTS: Mapping[str, Levels] = MappingProxyType(
-    {  # the weakest and the strongest fault, in dB relative to the machine's own nominal level
+    {  # the weakest and the strongest, in dB relative to the machine's nominal level
         "fan": {"imbalance": (-20, -4), "rubbing": (-30, -12), "clogging": (-14, -2)},
         "pump": {"bearing fault": (-28, -10), "clogging": (-28, -10)},
         "slider": {"rubbing": (-28, -10), "loose part": (-24, -6)},
@@ -119,7 +120,8 @@ class Plant:
         _whole("test_clips", self.test_clips, 1, 10_000)
         number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
         if not number or not 1 <= self.seconds <= 60:  # NaN fails the comparison
-            raise BadInput(f"demo plant: seconds is {self.seconds!r}; a number from 1 to 60 would do")
+            rule = "a number from 1 to 60"
+            raise BadInput(f"demo plant: seconds is {self.seconds!r}; {rule} would do")
 
 
 class Clip(NamedTuple):
@@ -139,20 +141,20 @@ def count(plant: Plant) -> int:
 
 
 def make(plant: Plant, root: Path, on_clip: Callable[[int], None] | None) -> Path:
-    """A folder that holds the whole plant, made now or found as it was made.
+    """A folder that holds the whole plant, made now or found whole.
 
     The folder is `root`/<12 hex of settings and recipe>; its clips lie in
-    `dev_data/<machine type>/{train,test}/`. It is made under another name and renamed when its last
-    clip and its manifest are on the disk, so a cut leaves nothing that could be read. A plant that
-    is there is used only when its manifest verifies and the names, sizes and sha256 of all wavs
-    agree with it (a third of a second for the 160 MB of the default plant: cheap enough to do every
-    time); otherwise it is made anew. The folder belongs to the plant: making anew removes what else
-    lies in it. Two processes may ask for the same plant at once: the second waits.
+    `dev_data/<machine type>/{train,test}/`. It is made under another name, and renamed when its
+    last clip and its manifest are written: a cut leaves nothing that could be read. A plant that
+    is there is used only when its manifest verifies and the names, sizes and sha256 of all its
+    wavs agree with it; hashing the default 160 MB takes less than the shortest training.
+    Otherwise it is made anew, and what else lies in the folder goes. Of two processes that ask
+    at once, the second waits for the first.
 
     Args:
         plant: Its settings.
         root: Holds the plants, one folder each.
-        on_clip: Called with the number of clips made so far, after each; not called on reuse.
+        on_clip: Called with the number of clips just made; not called on reuse.
 
     Raises:
         OSError: The disk refused, or is full.
@@ -167,14 +169,14 @@ def make(plant: Plant, root: Path, on_clip: Callable[[int], None] | None) -> Pat
         part = root / f".{home.name}.part"
         shutil.rmtree(part, ignore_errors=True)  # what a cut left behind
         clips: dict[str, dict[str, int | str]] = {}
-        for done, clip in enumerate(_plan(plant), start=1):
+        for clip in _plan(plant):
             path = part / clip.name
             path.parent.mkdir(parents=True, exist_ok=True)
             steps = np.rint(_sound(plant, clip, faulty=clip.label == "anomaly") * 32767)
             soundfile.write(path, steps.astype(np.int16), plant.sample_rate, subtype="PCM_16")
             clips[clip.name] = {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
             if on_clip is not None:
-                on_clip(done)
+                on_clip(1)
         files.write_json(part / MANIFEST, {**_settings(plant), "clips": clips})
         if home.exists():
             shutil.rmtree(home)
@@ -217,7 +219,8 @@ def _verifies(home: Path, plant: Plant) -> bool:
         return False
     clips = stored.pop("clips", {})
     there = {path.relative_to(home).as_posix(): path for path in home.rglob("*.wav")}
-    if stored != _settings(plant) or not clips.keys() == there.keys() == {c.name for c in _plan(plant)}:
+    planned = {clip.name for clip in _plan(plant)}
+    if stored != _settings(plant) or not clips.keys() == there.keys() == planned:
         return False
     if any(path.stat().st_size != clips[name]["bytes"] for name, path in there.items()):
         return False
@@ -262,7 +265,7 @@ def _sound(plant: Plant, clip: Clip, *, faulty: bool) -> np.ndarray:
     def generator(*key: int) -> Generator:
         return default_rng(SeedSequence(plant.seed, spawn_key=(machine, clip.section, *key)))
 
-    gain, load, noise, severity = _spread(generator(1, group), clip.index)
+    gain, load, severity, noise, near, events = _spread(generator(1, group), clip.index)
     kinds = list(FAULTS[clip.machine_type].items())
     kind, (weakest, strongest) = kinds[(clip.index + clip.section) % len(kinds)]
     moment = Moment(
@@ -282,18 +285,28 @@ def _sound(plant: Plant, clip: Clip, *, faulty: bool) -> np.ndarray:
         sound += _decibels(weakest + (strongest - weakest) * severity) / (power or 1.0) * trace
     build, now = generator(4), generator(5, group, clip.index)
     hall = _decibels(-5 + 4 * (2 * noise - 1))  # dB relative to the machine
-    spectrum = np.fft.rfft(sound) * _echo(build, samples) + hall * _hall(build, now, samples, rate)
+    spectrum = np.fft.rfft(sound) * _echo(build, samples) + hall * _hall(
+        build, now, near, samples, rate
+    )
     sound = np.fft.irfft(spectrum, samples)
-    for _ in range(now.poisson(0.12 * samples / rate)):  # something is dropped, or struck
-        at, strength = now.random(1) * samples, 2 * hall * np.exp(now.normal(0, 0.5, 1))
-        sound += _ring(samples, rate, at, strength, now.uniform(0.03, 0.15), 2 ** now.uniform(8.5, 11.5))
+    for _ in range(int(0.35 * plant.seconds * events)):  # something is dropped, or struck
+        at, blow = now.random(1) * samples, 2 * hall * np.exp(now.normal(0, 0.5, 1))
+        hertz, decay = 2 ** now.uniform(8.5, 11.5), now.uniform(0.03, 0.15)
+        sound += _ring(samples, rate, at, blow, decay, hertz)
     return _decibels(-34 + 4 * (2 * gain - 1)) * sound  # dB re full scale
 
 
-def _spread(offsets: Generator, index: int) -> np.ndarray:
-    """Four numbers in 0..1 that fill their ranges evenly as `index` runs (Roberts' R sequence)."""
-    ratio = 1.1673039782614187  # solves x**5 = x + 1, which makes the four steps least commensurable
-    return (offsets.random(4) + (index + 1) * ratio ** -np.arange(1.0, 5.0)) % 1
+def _spread(rng: Generator, index: int) -> list[float]:
+    """Six numbers in 0..1 that fill their ranges evenly as `index` runs (scrambled Halton)."""
+    numbers = []
+    for base in (2, 3, 5, 7, 11, 13):
+        digits, rest, place, number = rng.permutation(base), index, 1.0, rng.random()
+        while place > 1e-9:
+            rest, digit = divmod(rest, base)
+            place /= base
+            number += place * int(digits[digit])
+        numbers.append(number % 1)
+    return numbers
 
 
 def _decibels(level: float) -> float:
@@ -333,17 +346,20 @@ def _echo(build: Generator, samples: int) -> np.ndarray:
     return np.fft.rfft(echo, samples)
 
 
-def _hall(build: Generator, now: Generator, samples: int, rate: int) -> np.ndarray:
-    """Spectrum of the factory around the machine: a falling noise, and two far motors."""
+def _hall(build: Generator, now: Generator, near: float, samples: int, rate: int) -> np.ndarray:
+    """Spectrum of the factory around the machine: noise, far motors, a neighbour's hiss."""
     hertz = np.fft.rfftfreq(samples, 1 / rate)
     tilt = 0.55 + 0.06 * now.standard_normal()
     curve = np.maximum(hertz, 45.0) ** -tilt * (hertz > 20)
     power = float(np.sum(curve**2))
     for at in 2 ** build.uniform(6.5, 9.5, 2) * (1 + 0.003 * now.standard_normal(2)):
-        near = slice(max(int((at - 3) * samples / rate), 1), int((at + 3) * samples / rate) + 2)
-        line = np.exp(-0.5 * ((hertz[near] - at) / 0.6) ** 2)  # a tone that swells and fades
-        curve[near] += line * math.sqrt(0.04 * power / float(np.sum(line**2)))
-    return _draw(now, _normal(curve, samples))
+        around = slice(max(int((at - 3) * samples / rate), 1), int((at + 3) * samples / rate) + 2)
+        line = np.exp(-0.5 * ((hertz[around] - at) / 0.6) ** 2)  # a tone that swells and fades
+        curve[around] += line * math.sqrt(0.04 * power / float(np.sum(line**2)))
+    at, level = 2 ** now.uniform(9.5, 12.5), 14 * near - 22  # Hz, dB relative to the noise
+    neighbour = np.exp(-np.abs(hertz - at) / (0.2 * at))
+    neighbour *= _decibels(level) * math.sqrt(power / float(np.sum(neighbour**2)))
+    return _draw(now, _normal(np.hypot(curve, neighbour), samples))
 
 
 def _wander(rng: Generator, m: Moment, every: float) -> np.ndarray:
@@ -370,7 +386,7 @@ def _mains(m: Moment) -> np.ndarray:
 
 
 def _tones(turns: np.ndarray, rng: Generator, harmonics: int, slope: float) -> np.ndarray:
-    """Harmonics of a rotation, mean square 1, falling by `slope` dB each, each off by 3 dB or so."""
+    """Harmonics of a rotation, mean square 1; each falls by `slope` dB, give or take 3."""
     levels = -slope * np.arange(harmonics) + 3 * rng.standard_normal(harmonics)
     comb = np.zeros(CYCLE // 2 + 1, complex)
     comb[1 : harmonics + 1] = 10 ** (levels / 20) * np.exp(2j * np.pi * rng.random(harmonics))
@@ -385,7 +401,7 @@ def _scrape(turns: np.ndarray, sharpness: float) -> np.ndarray:
 
 
 def _each_turn(cycle: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """One turn's course, read off (linearly) at every angle: a sixth of the time of sines."""
+    """One turn's course, read off at every angle, linearly between its points."""
     place = turns * CYCLE
     cell = place.astype(np.int64)
     rest = place - cell
@@ -449,7 +465,8 @@ def _pump(m: Moment) -> Sounds:
     flow = _noise(m.now, m, 1100 * m.build.uniform(0.8, 1.25), 1.3)
     sound = 0.5 * _tones(turns * vanes, m.build, 8, 3.0) + 0.65 * _decibels(2 * m.load) * flow
     sound *= 1 + 0.15 * _tones(turns / m.build.integers(18, 30), m.build, 1, 0.0)  # pulsation
-    sound += 0.4 * _tones(_mains(m), m.build, 5, 5.0) + 0.15 * _tones(turns * 3.57, m.build, 5, 3.0)
+    sound += 0.4 * _tones(_mains(m), m.build, 5, 5.0)
+    sound += 0.15 * _tones(turns * 3.57, m.build, 5, 3.0)
     match m.fault:
         case "bearing fault":
             at = _passes(turns * 3.57)
@@ -497,14 +514,14 @@ def _valve(m: Moment) -> Sounds:
     knocks = np.concatenate([opens, shuts])
     blows = np.concatenate([np.ones(len(opens)), np.full(len(shuts), 0.7)])
     blows *= m.now.uniform(0.75, 1.25, len(knocks)) * _level(m.rate, 2 / period, 0.012, 4)
-    missing = m.harm.random(len(knocks)) < 0.15 + 0.6 * m.severity
+    missing = m.harm.random(len(knocks)) < 0.1 + 0.4 * m.severity
     stuck = missing & (m.fault == "missing impacts")
     is_open = (cycles % 1) < share
     hiss = _noise(m.now, m, 2200 * m.build.uniform(0.8, 1.25), 0.9)
     coil = _mains(m)
-    sound = 0.85 * _ring(m.samples, m.rate, knocks, blows * ~stuck, 0.012, *body)
-    sound += 0.35 * _decibels(2 * m.load) * (0.25 + is_open) * hiss
-    sound += 0.25 * _tones(coil, m.build, 4, 5.0)
+    sound = 0.6 * _ring(m.samples, m.rate, knocks, blows * ~stuck, 0.012, *body)
+    sound += 0.5 * _decibels(2 * m.load) * (0.25 + is_open) * hiss
+    sound += 0.45 * _tones(coil, m.build, 4, 5.0)
     match m.fault:
         case "missing impacts":
             since = np.full(m.samples, np.inf)  # seconds since the plunger stuck
@@ -541,7 +558,7 @@ def _toy_car(m: Moment) -> Sounds:
 
 
 def _toy_conveyor(m: Moment) -> Sounds:
-    """A belt on rattling rollers: random knocks on plastic, a motor, the seam's thump each round."""
+    """A belt on rattling rollers: random knocks on plastic, a motor, the seam once a round."""
     belt = (0.75, 0.9, 1.1)[m.section] * m.build.uniform(0.96, 1.04)
     turns = _turns(m, belt, 0.01)
     rollers = 2 ** m.build.uniform(9.0, 11.5, 3)  # Hz

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, Noise, lanes_of, listed, per_lane
+from asdgan.lanes import Draw, LaneAdam, Noise, lanes_of, listed, per_lane
 from asdgan.windows import Batch, Block, Windows
 
 log = logging.getLogger("asdgan")
@@ -36,6 +36,7 @@ class Detector(pl.LightningModule):
         dropout: Rate of the hidden layers, 0 to 1, exclusive; one, or one per lane.
         primary: The component score that judges a clip.
         pool: How a clip's window scores become its score: `mean`, `max` or `p90`.
+        optimizer: Makes an optimiser from parameters; called once per network.
 
     Attributes:
         recipe: Raised by hand when a mended bug changes this model's results.
@@ -51,7 +52,13 @@ class Detector(pl.LightningModule):
     alive: Tensor
 
     def __init__(
-        self, *, seed: int | Sequence[int], dropout: float | Sequence[float], primary: str, pool: str
+        self,
+        *,
+        seed: int | Sequence[int],
+        dropout: float | Sequence[float],
+        primary: str,
+        pool: str,
+        optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Takes what concerns all detectors; a model's own constructor makes its networks."""
         super().__init__()
@@ -60,7 +67,8 @@ class Detector(pl.LightningModule):
         self.automatic_optimization = False
         self.lanes = lanes_of(seed)
         self.seeds = listed(seed, self.lanes)
-        self.primary, self._pool = primary, pool
+        self.primary, self._pool, self._optimizer = primary, pool, optimizer
+        self.adams: dict[str, LaneAdam] = {}
         self.history: dict[str, list[Tensor]] = {}
         self._tally: dict[str, tuple[Tensor, int]] = {}
         rates = per_lane(dropout, self.lanes)
@@ -105,6 +113,11 @@ class Detector(pl.LightningModule):
         """What may wait for the host: called after each block of minibatches."""
 
     # What all share ---------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[LaneAdam]:
+        """One optimiser for each of `networks`."""
+        self.adams = {name: self._optimizer(self.parameters_of(name)) for name in self.networks()}
+        return list(self.adams.values())
 
     def compile_steps(self, batch: int) -> None:
         """From now on, steps of full minibatches (of `batch` windows) run compiled."""

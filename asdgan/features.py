@@ -11,7 +11,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from asdgan.audio import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput, Damaged
@@ -171,28 +172,44 @@ def stored_frames(
     body |= {"clips": [clip.name for clip in clips]}
     key = hashlib.sha256(canonical(body)).hexdigest()
     path = store / f"{clips[0].machine_type}-{clips[0].split}-{key[:16]}.npy"
-    try:
+    with suppress(FileNotFoundError, Damaged):
         return _mapped(path, body)
-    except (FileNotFoundError, Damaged):
-        with _locked(path.with_suffix(".lock")):
-            try:
-                return _mapped(path, body)  # another process may have finished it meanwhile
-            except FileNotFoundError:
-                pass
-            except Damaged as error:
-                LOGGER.warning("%s; computing these features again", error)
-            for stray in store.glob(f".{glob.escape(path.stem)}.*.part"):
-                stray.unlink()  # of a process that was killed: whoever holds the lock is alone
-            _compute(path, body, clips, settings, on_clip)
-    return _mapped(path, body)
+    with _locked(path.with_suffix(".lock")):
+        try:
+            return _mapped(path, body)  # another process may have finished it meanwhile
+        except FileNotFoundError:
+            pass
+        except Damaged as error:
+            LOGGER.warning("%s; computing these features again", error)
+        for stray in store.glob(f".{glob.escape(path.stem)}.*.part"):
+            stray.unlink()  # of a process that was killed: whoever holds the lock is alone
+        _compute(path, body, clips, settings, on_clip)
+        return _mapped(path, body)
+
+
+class _InFloat64(TorchFunctionMode):
+    """Within it, the tensors that a transform is built from are float64.
+
+    In float32 torchaudio misplaces the corners of the bands: a weight is wrong by up to 2 %, a
+    value by 4e-4 dB. Torch's own default type would do as well, but it is shared by all threads.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever `func` gives
+        kwargs = kwargs or {}
+        if func in (torch.linspace, torch.zeros, torch.hann_window):
+            kwargs = {**kwargs, "dtype": torch.float64}
+        return func(*args, **kwargs)
 
 
 @functools.lru_cache(maxsize=8)
 def _transform(settings: LogMel, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    usual = torch.get_default_dtype()
-    # In float32 torchaudio places the bands' corners wrongly by up to 2 % of a weight (4e-4 dB).
-    torch.set_default_dtype(torch.float64)
-    try:
+    with _InFloat64():
         # Its defaults differ from the baselines' in scale and norm, so every value is said.
         transform = import_torchaudio().transforms.MelSpectrogram(
             sample_rate=settings.sample_rate,
@@ -208,8 +225,6 @@ def _transform(settings: LogMel, device: torch.device, dtype: torch.dtype) -> to
             norm=None if settings.mel_norm == "none" else settings.mel_norm,
             mel_scale=settings.mel_scale,
         )
-    finally:
-        torch.set_default_dtype(usual)
     return transform.to(device, dtype)
 
 

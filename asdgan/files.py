@@ -50,7 +50,9 @@ def whole_file(path: Path) -> Iterator[WholeFile]:
         OSError: The disk refused, or is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=".part", dir=path.parent
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield WholeFile(file)
@@ -91,7 +93,9 @@ def canonical(body: Any) -> bytes:  # noqa: ANN401 - any JSON value
         ValueError: It holds NaN or an infinity, which JSON cannot say.
         TypeError: It holds something that is not JSON.
     """
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(
+        body, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
     return text.encode()
 
 

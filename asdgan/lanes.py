@@ -48,7 +48,9 @@ def listed(value: T | Sequence[T], lanes: tuple[int, ...]) -> list[T]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * count  # pyright: ignore[reportReturnType]
     if len(value) != count:
-        raise BadInput(f"{len(value)} values {list(value)!r} for {count} lanes; give one or {count}")
+        raise BadInput(
+            f"{len(value)} values {list(value)!r} for {count} lanes; give one or {count}"
+        )
     return list(value)
 
 
@@ -161,7 +163,7 @@ class _NormReLU(torch.autograd.Function):
     """Batch normalisation, ReLU and a keep-mask as one node: 3 passes less over the activations."""
 
     @staticmethod
-    def forward(  # noqa: D102
+    def forward(
         ctx: Any,  # noqa: ANN401 - torch's own
         x: Tensor,
         weight: Tensor,
@@ -181,7 +183,7 @@ class _NormReLU(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # noqa: ANN401, D102
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         normed, scale, weight, y, keep = ctx.saved_tensors
         grad = grad * (y > 0)
         if keep is not None:
@@ -224,12 +226,23 @@ class Norm(nn.Module):
             scale = self.weight * (self.running_var + NORM_EPS).rsqrt()
             return torch.addcmul(self.bias - self.running_mean * scale, x, scale).relu_()
         keep = kept(self.dropout, draw, x.shape[-1])
-        y, mean, variance = _NormReLU.apply(x, self.weight, self.bias, keep)  # pyright: ignore
+        if x.dim() == 2 and self.weight.dim() == 2:
+            y, mean, variance = self._alone(x, keep)
+        else:
+            y, mean, variance = _NormReLU.apply(x, self.weight, self.bias, keep)  # pyright: ignore
         with torch.no_grad():
             windows = x.shape[-2]
             self.running_mean.lerp_(mean, draw.momentum)
             self.running_var.lerp_(variance * (windows / (windows - 1)), draw.momentum)
         return y
+
+    def _alone(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Torch's own kernel, which takes no lane axis and a third of the calls."""
+        y, mean, scale = torch.native_batch_norm(
+            x, self.weight[0], self.bias[0], None, None, True, 0.0, NORM_EPS
+        )
+        y = y.relu_() if keep is None else y.relu_() * keep
+        return y, mean, scale.detach().pow(-2) - NORM_EPS
 
 
 def kept(dropout: Tensor | None, draw: Draw, features: int) -> Tensor | None:
@@ -268,9 +281,7 @@ def fresh(
                 drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
                 values.append((2 * drawn - 1) * limit)
             else:
-                values.append(
-                    torch.randn(shape, generator=generator, dtype=torch.float64) * std
-                )
+                values.append(torch.randn(shape, generator=generator, dtype=torch.float64) * std)
             if layer.bias is not None:
                 values.append(torch.zeros(layer.bias.shape[-2:], dtype=torch.float64))
         elif isinstance(layer, Norm):
@@ -298,7 +309,9 @@ def initialise(
     """
     lanes = lanes_of(seed)
     drawn: dict[tuple[int, str], list[Tensor]] = {}  # 2 inits serve 288 lanes
-    for lane, (one_init, one_seed) in enumerate(zip(listed(init, lanes), listed(seed, lanes), strict=True)):
+    for lane, (one_init, one_seed) in enumerate(
+        zip(listed(init, lanes), listed(seed, lanes), strict=True)
+    ):
         if one_init not in INITS:
             raise BadInput(f"init={one_init!r} is not known; there are {' and '.join(INITS)}")
         if (one_seed, one_init) not in drawn:

@@ -90,7 +90,9 @@ def run(config: DictConfig) -> list[Kept]:
                 failures.append(machine_type)
     _conclude(kept, failures, logger)
     if failures:
-        raise FloatingPointError(f"no result for {', '.join(failures)}; the other types have theirs")
+        raise FloatingPointError(
+            f"no result for {', '.join(failures)}; the other types have theirs"
+        )
     return kept
 
 
@@ -238,9 +240,7 @@ def fit(
         fraction=config.windows.val_fraction,
         seed=config.windows.val_seed,
     )
-    data = WindowData(
-        train, train=numbers, held=held, seeds=detector.seeds, batch=config.batch
-    )
+    data = WindowData(train, train=numbers, held=held, seeds=detector.seeds, batch=config.batch)
     steps = data.steps_per_epoch * config.epochs
     if config.trainer.compile is True or (
         config.trainer.compile == "auto" and steps >= COMPILED_FROM
@@ -291,7 +291,9 @@ def _train(
     )
     losses = {name: [float(v) for v in values] for name, values in detector.history.items()}
     if not bool(detector.alive):
-        finite = {k: [v if abs(v) < float("inf") else None for v in vs] for k, vs in losses.items()}
+        finite = {
+            k: [v if abs(v) < float("inf") else None for v in vs] for k, vs in losses.items()
+        }
         record = {"signature": signature, "kind": "nan", "settings": identity, "losses": finite}
         write_json(folder / "failure.json", record)
         raise FloatingPointError(

@@ -132,10 +132,14 @@ def preview(overrides: Sequence[str], *, sweep: bool) -> None:
     Raises:
         BadInput: As `compose`, and for a sweep that is typed without `-m`.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise BadInput(_one_line(error)) from None
+    parser, parsed = OverridesParser.create(), []
+    for typed in overrides:
+        try:
+            parsed += parser.parse_overrides([typed])
+        except HydraException as error:
+            raise BadInput(
+                f"{typed}: not a setting of the form key=value ({_one_line(error)})"
+            ) from None
     seen: set[str] = set()
     for override in parsed:
         key = str(override.get_key_element())
@@ -212,7 +216,9 @@ def check(config: DictConfig) -> None:
 def _wrong_features(plain: Mapping[str, Any]) -> list[str]:
     from asdgan.features import LogMel  # loads torch, which --help need not wait for
 
-    values = {k.removeprefix("features."): v for k, v in plain.items() if k.startswith("features.")}
+    values = {
+        k.removeprefix("features."): v for k, v in plain.items() if k.startswith("features.")
+    }
     try:
         LogMel(**values)
     except (BadInput, TypeError) as error:
@@ -266,7 +272,9 @@ def build(config: DictConfig) -> "Detector":
     """
     for key, value in flatten(OmegaConf.to_container(config.model, resolve=True)).items():
         if key.endswith("_target_") and not (value in TARGETS or str(value).startswith(MODELS)):
-            raise BadInput(f"model.{key}={value}: only {MODELS}* and {', '.join(TARGETS)} are built")
+            raise BadInput(
+                f"model.{key}={value}: only {MODELS}* and {', '.join(TARGETS)} are built"
+            )
     return hydra.utils.instantiate(config.model, _convert_="all")
 
 
@@ -318,7 +326,9 @@ def _refuse_appended(config: DictConfig, overrides: Sequence[str]) -> None:
     known = flatten(OmegaConf.to_container(_composed(kept), resolve=False))
     for key in flatten(OmegaConf.to_container(config, resolve=False)):
         if key not in known:
-            raise BadInput(f"{key}: no such setting, nothing would read it{_nearest(key, list(known))}")
+            raise BadInput(
+                f"{key}: no such setting, nothing would read it{_nearest(key, list(known))}"
+            )
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - any config value
@@ -327,4 +337,6 @@ def _shown(value: Any) -> str:  # noqa: ANN401 - any config value
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith("full_key")) or type(error).__name__
+    return (
+        " ".join(line for line in lines if not line.startswith("full_key")) or type(error).__name__
+    )

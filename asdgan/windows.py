@@ -186,6 +186,22 @@ class Block:
             yield Batch(windows, picks, self.source, self._step + i)
 
 
+class Served:
+    """What the trainer takes one by one; a plain list would be many loaders to it."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        """Keeps the items."""
+        self._items = items
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The items, in order."""
+        return iter(self._items)
+
+
 class WindowData(pl.LightningDataModule):
     """Training and validation windows, served in blocks.
 
@@ -249,19 +265,23 @@ class WindowData(pl.LightningDataModule):
             if piece.shape[1] > 1
         ]
 
-    def train_dataloader(self) -> list[Block]:
+    def train_dataloader(self) -> "Served":
         """Blocks of the trainer's current epoch (the trainer asks anew for each)."""
-        return self.blocks(self.trainer.current_epoch if self.trainer else 0)
+        return Served(self.blocks(self.trainer.current_epoch if self.trainer else 0))
 
-    def val_dataloader(self) -> list[Batch]:
+    def val_dataloader(self) -> "Served":
         """Batches of held-out windows, in order."""
-        return [
-            Batch(self.source.gather(picks), picks, self.source, -1)
-            for picks in self.held.split(4096)
-            if len(picks)
-        ]
+        return Served(
+            [
+                Batch(self.source.gather(picks), picks, self.source, -1)
+                for picks in self.held.split(4096)
+                if len(picks)
+            ]
+        )
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ANN401
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:  # noqa: ANN401
         """Leaves a block as it is: its frames are where they should be already."""
         return batch
 

@@ -80,43 +80,22 @@ BAD = {
     "header only": (WAV[:44], r"promises 640 bytes of audio, the file has 0 \(0%\)"),
     "cut in half": (WAV[: 44 + 320], r"promises 640 bytes of audio, the file has 320 \(50%\)"),
     "data size doubled": (riff(fmt(), chunk(b"data", PCM, 1280)), "promises 1280 bytes"),
-    "data size halved": (
-        riff(fmt(), chunk(b"data", PCM, 320)),
-        "declares 320 bytes of audio, but 320 more",
-    ),
-    "data size zero": (
-        riff(fmt(), chunk(b"data", PCM, 0)),
-        "declares 0 bytes of audio, but 640 more",
-    ),
-    "one byte more": (WAV + b"\0", "declares 640 bytes of audio, but 1 more follow"),
-    "cut in a later chunk": (
-        WAV + chunk(b"LIST", b"abcd", 64),
-        "but 12 more follow that are no wav chunk",
-    ),
+    "data size halved": (riff(fmt(), chunk(b"data", PCM, 320)), "320 bytes of audio, but 320"),
+    "data size zero": (riff(fmt(), chunk(b"data", PCM, 0)), "0 bytes of audio, but 640"),
+    "one byte more": (WAV + b"\0", "640 bytes of audio, but 1 more follow"),
+    "cut in a later chunk": (WAV + chunk(b"LIST", b"abcd", 64), "12 more follow that are no"),
     "odd audio": (riff(fmt(), chunk(b"data", PCM[:-1])), "639 bytes of audio are no whole number"),
-    "odd stream": (
-        riff(fmt(), chunk(b"data", PCM + b"\1", 2**32 - 1)),
-        "641 bytes of audio",
-    ),
+    "odd stream": (riff(fmt(), chunk(b"data", PCM + b"\1", 2**32 - 1)), "641 bytes of audio"),
     "no samples": (riff(fmt(), chunk(b"data", b"")), "0 samples, but a recording is expected"),
     "over an hour": (riff(fmt(rate=1, byte_rate=2), chunk(b"data", bytes(7202))), "3601 s long"),
     "0 channels": (riff(fmt(channels=0, align=2), DATA), "impossible header: 0 channels at 16000"),
     "stereo": (riff(fmt(channels=2), DATA), "2 channels, but 1 is expected; save one of them as"),
     "65535 channels": (riff(fmt(channels=65535, align=2), DATA), "65535 channels, but 1"),
     "rate 0": (riff(fmt(rate=0), DATA), "impossible header: 1 channels at 0 Hz"),
-    "rate 4e9": (
-        riff(fmt(rate=4 * 10**9), DATA),
-        "1 channels at 4000000000 Hz",
-    ),
-    "rate 48000": (
-        riff(fmt(rate=48000), DATA),
-        "48000 .*set features.resample=true",
-    ),
+    "rate 4e9": (riff(fmt(rate=4 * 10**9), DATA), "1 channels at 4000000000 Hz"),
+    "rate 48000": (riff(fmt(rate=48000), DATA), "48000 .*set features.resample=true"),
     "0 bits": (riff(fmt(bits=0, align=2), DATA), "impossible header: 0 bits, block align 2"),
-    "8 bits of 16": (
-        riff(fmt(bits=8, align=2), DATA),
-        "8 bits, block align 2 and byte",
-    ),
+    "8 bits of 16": (riff(fmt(bits=8, align=2), DATA), "8 bits, block align 2 and byte"),
     "byte rate": (riff(fmt(byte_rate=32001), DATA), "byte rate 32001 disagree at 16000 Hz"),
     "short fmt": (riff(chunk(b"fmt ", bytes(14)), DATA), "'fmt ' of 14 bytes, not 16"),
     "no fmt": (riff(DATA), "impossible header: no 'fmt ' before the audio"),
@@ -129,14 +108,8 @@ BAD = {
     "unknown codec": (riff(fmt(codec=0x1234), DATA), "unknown codec 0x1234"),
     "extensible a-law": (riff(extensible(6, 8), DATA), "compressed as A-law"),
     "extensible, no guid": (riff(fmt(codec=0xFFFE), DATA), "unknown codec 0xFFFE"),
-    "nan": (
-        floats(0, 1, float("nan"), float("nan")),
-        r"sample 2 \(nan\), 2 such",
-    ),
-    "infinite": (
-        floats(0, float("-inf"), 1),
-        r"infinite at sample 1 \(-inf\), 1 such",
-    ),
+    "nan": (floats(0, 1, float("nan"), float("nan")), r"sample 2 \(nan\), 2 such"),
+    "infinite": (floats(0, float("-inf"), 1), r"infinite at sample 1 \(-inf\), 1 such"),
 }
 GOOD = {
     "plain": (WAV, SAMPLES),

@@ -282,6 +282,14 @@ def test_top_leaves_out_lines_and_says_how_many(tmp_path, show):
     assert len(lines(show("--top", "0"))) == 5
 
 
+def test_top_counts_within_each_machine_type(tmp_path, show):
+    for machine_type in ("fan", "pump"):
+        for batch in (1, 2):
+            add(tmp_path, machine_type=machine_type, settings={"batch": batch})
+    shown = lines(show("--by", "machine_type", "--top", "1"))
+    assert [line.split()[1] for line in shown[:2]] == ["fan", "pump"]
+
+
 def test_names_are_never_markup_or_terminal_commands(tmp_path, show):
     add(tmp_path, model="[red]x[/red]\x1b[31m\n\u202e", settings={"[b]": "[/]"})
     text = show()

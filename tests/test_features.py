@@ -139,11 +139,6 @@ def test_a_clip_shorter_than_a_frame_is_refused():
         log_mel(torch.zeros(1, 100), PUBLISHED)
 
 
-def test_torch_keeps_its_default_type():
-    log_mel(torch.zeros(1, 1000), replace(SMALL, mels=15))
-    assert torch.get_default_dtype() == torch.float32
-
-
 def test_the_config_names_exactly_the_settings():
     assert yaml.safe_load(YAML.read_text()) == asdict(PUBLISHED)
 

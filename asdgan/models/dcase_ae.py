@@ -65,24 +65,25 @@ class DcaseAE(Detector):
         optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Makes the networks and fills them, lane by lane."""
-        super().__init__(seed=seed, dropout=dropout, primary=primary, pool=pool)
+        super().__init__(
+            seed=seed, dropout=dropout, primary=primary, pool=pool, optimizer=optimizer
+        )
         hidden = [hidden_width] * hidden_layers
-        shared = {"hidden": hidden, "lanes": self.lanes, "dropout": self.dropout_rates, "bias": True}
+        shared = {
+            "hidden": hidden,
+            "lanes": self.lanes,
+            "dropout": self.dropout_rates,
+            "bias": True,
+        }
         self.encoder = Perceptron(frames * mels, latent, output="norm", **shared)
         self.decoder = Perceptron(latent, frames * mels, output="linear", **shared)
         for name in ("encoder", "decoder"):
             network = getattr(self, name)
             initialise(network, init=init, std=init_std, seed=seed, place=(name,))
-        self._optimizer = optimizer
 
     def networks(self) -> dict[str, list[nn.Module]]:
         """One optimiser for both halves."""
         return {"autoencoder": [self.encoder, self.decoder]}
-
-    def configure_optimizers(self) -> LaneAdam:
-        """One Adam."""
-        self._adam = self._optimizer(self.parameters())
-        return self._adam
 
     def noise_columns(self) -> tuple[int, int]:
         """Dropout of every hidden layer."""
@@ -100,7 +101,7 @@ class DcaseAE(Detector):
         """One step on the squared error."""
         step = self.step_function("gradients", batch.windows)
         losses, gradients = step(batch.windows, draw.momentum, draw.uniform, draw.normal)
-        self._adam.descend(gradients)
+        self.adams["autoencoder"].descend(gradients)
         return losses
 
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
@@ -129,10 +130,14 @@ class DcaseAE(Detector):
         with np.load(path, allow_pickle=False) as arrays:
             listed = json.loads(str(arrays["layers"]))
             theirs = [
-                (f"{i:02d}", layer) for i, layer in enumerate(listed) if layer["kind"] != "Activation"
+                (f"{i:02d}", layer)
+                for i, layer in enumerate(listed)
+                if layer["kind"] != "Activation"
             ]
             ours = [layer for layer in self.modules() if isinstance(layer, Linear | Norm)]
-            kinds = ["Dense" if isinstance(layer, Linear) else "BatchNormalization" for layer in ours]
+            kinds = [
+                "Dense" if isinstance(layer, Linear) else "BatchNormalization" for layer in ours
+            ]
             if [layer["kind"] for _, layer in theirs] != kinds:
                 raise BadInput(
                     f"{path}: {len(theirs)} layers with weights, this network has {len(ours)}; "

@@ -74,19 +74,19 @@ class Egbad(Detector):
         optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Makes the networks and fills them, lane by lane."""
-        super().__init__(seed=seed, dropout=dropout, primary=primary, pool=pool)
+        super().__init__(
+            seed=seed, dropout=dropout, primary=primary, pool=pool, optimizer=optimizer
+        )
         inputs = frames * mels
         hidden = [hidden_width] * hidden_layers
         shared = {"hidden": hidden, "lanes": self.lanes, "dropout": self.dropout_rates}
         self.encoder = Perceptron(inputs, latent, output="linear", **shared)
         self.generator = Perceptron(latent, inputs, output="linear", **shared)
-        self.discriminator = Perceptron(
-            inputs + latent, 1, output="linear", norm=False, **shared
-        )
+        self.discriminator = Perceptron(inputs + latent, 1, output="linear", norm=False, **shared)
         for name in ("encoder", "generator", "discriminator"):
             network = getattr(self, name)
             initialise(network, init=init, std=init_std, seed=seed, place=(name,))
-        self._latent, self._score_weight, self._optimizer = latent, score_weight, optimizer
+        self._latent, self._score_weight = latent, score_weight
 
     def networks(self) -> dict[str, list[nn.Module]]:
         """Encoder, generator and discriminator, each with an optimiser of its own."""
@@ -95,13 +95,6 @@ class Egbad(Detector):
             "generator": [self.generator],
             "discriminator": [self.discriminator],
         }
-
-    def configure_optimizers(self) -> list[LaneAdam]:
-        """One Adam for each network."""
-        self._adams = {
-            name: self._optimizer(self.parameters_of(name)) for name in self.networks()
-        }
-        return list(self._adams.values())
 
     def noise_columns(self) -> tuple[int, int]:
         """Two turns, each one pass through E and G, two through D, and one z."""
@@ -140,11 +133,11 @@ class Egbad(Detector):
         taken = (batch.windows, draw.momentum, draw.uniform, draw.normal)
         step = self.step_function("discriminator_gradients", batch.windows)
         loss_d, of_d = step(*taken)
-        self._adams["discriminator"].descend(of_d)
+        self.adams["discriminator"].descend(of_d)
         step = self.step_function("other_gradients", batch.windows)
         loss_g, loss_e, of_g, of_e = step(*taken)
-        self._adams["generator"].descend(of_g)
-        self._adams["encoder"].descend(of_e)
+        self.adams["generator"].descend(of_g)
+        self.adams["encoder"].descend(of_e)
         return {"loss_d": loss_d, "loss_g": loss_g, "loss_e": loss_e}
 
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
@@ -172,4 +165,6 @@ def _pair(x: Tensor, z: Tensor) -> Tensor:
 
 def _half(uniform: Tensor | None, normal: Tensor | None, turn: int) -> tuple[Tensor | None, ...]:
     """The first or second half of a step's noise columns."""
-    return tuple(None if noise is None else noise.chunk(2, -1)[turn] for noise in (uniform, normal))
+    return tuple(
+        None if noise is None else noise.chunk(2, -1)[turn] for noise in (uniform, normal)
+    )

@@ -81,7 +81,9 @@ class Ganomaly(Detector):
         optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Makes the networks and fills them, lane by lane."""
-        super().__init__(seed=seed, dropout=dropout, primary=primary, pool=pool)
+        super().__init__(
+            seed=seed, dropout=dropout, primary=primary, pool=pool, optimizer=optimizer
+        )
         inputs, hidden = frames * mels, [hidden_width] * hidden_layers
         shared = {"hidden": hidden, "lanes": self.lanes, "dropout": self.dropout_rates}
         self.encoder = Perceptron(inputs, latent, output="norm", **shared)
@@ -97,7 +99,6 @@ class Ganomaly(Detector):
         for name, value in (("adv", lambda_adv), ("con", lambda_con), ("lat", lambda_lat)):
             weight = per_lane(value, self.lanes)
             self.register_buffer(f"lambda_{name}", weight, persistent=False)
-        self._optimizer = optimizer
 
     def networks(self) -> dict[str, list[nn.Module]]:
         """Generator and discriminator."""
@@ -105,12 +106,6 @@ class Ganomaly(Detector):
             "generator": [self.encoder, self.decoder, self.reencoder],
             "discriminator": [self.discriminator],
         }
-
-    def configure_optimizers(self) -> list[LaneAdam]:
-        """One Adam for the generator, one for the discriminator."""
-        self._adam_g = self._optimizer(self.parameters_of("generator"))
-        self._adam_d = self._optimizer(self.parameters_of("discriminator"))
-        return [self._adam_g, self._adam_d]
 
     def noise_columns(self) -> tuple[int, int]:
         """Dropout of one pass through the generator and two through the discriminator."""
@@ -144,8 +139,8 @@ class Ganomaly(Detector):
         """The generator's step, then the discriminator's, on one forward pass."""
         step = self.step_function("gradients", batch.windows)
         losses, of_g, of_d = step(batch.windows, draw.momentum, draw.uniform, draw.normal)
-        self._adam_g.descend(of_g)
-        self._adam_d.descend(of_d)
+        self.adams["generator"].descend(of_g)
+        self.adams["discriminator"].descend(of_d)
         self.rebirth.apply_where(losses["loss_d"])
         return losses
 

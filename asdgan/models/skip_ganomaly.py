@@ -129,7 +129,9 @@ class SkipGanomaly(Detector):
         optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Makes the networks and fills them, lane by lane."""
-        super().__init__(seed=seed, dropout=dropout, primary=primary, pool=pool)
+        super().__init__(
+            seed=seed, dropout=dropout, primary=primary, pool=pool, optimizer=optimizer
+        )
         inputs, hidden = frames * mels, [hidden_width] * hidden_layers
         shared = {"hidden": hidden, "lanes": self.lanes, "dropout": self.dropout_rates}
         self.generator = SkipGenerator(inputs, latent, **shared)
@@ -144,17 +146,11 @@ class SkipGanomaly(Detector):
         for name, value in (("adv", lambda_adv), ("con", lambda_con), ("lat", lambda_lat)):
             weight = per_lane(value, self.lanes)
             self.register_buffer(f"lambda_{name}", weight, persistent=False)
-        self._score_weight, self._optimizer = score_weight, optimizer
+        self._score_weight = score_weight
 
     def networks(self) -> dict[str, list[nn.Module]]:
         """Generator and discriminator."""
         return {"generator": [self.generator], "discriminator": [self.trunk, self.logit]}
-
-    def configure_optimizers(self) -> list[LaneAdam]:
-        """One Adam for the generator, one for the discriminator."""
-        self._adam_g = self._optimizer(self.parameters_of("generator"))
-        self._adam_d = self._optimizer(self.parameters_of("discriminator"))
-        return [self._adam_g, self._adam_d]
 
     def noise_columns(self) -> tuple[int, int]:
         """Dropout of one pass through the generator and two through the discriminator."""
@@ -182,8 +178,8 @@ class SkipGanomaly(Detector):
         """The generator's step, then the discriminator's, on one forward pass."""
         step = self.step_function("gradients", batch.windows)
         losses, of_g, of_d = step(batch.windows, draw.momentum, draw.uniform, draw.normal)
-        self._adam_g.descend(of_g)
-        self._adam_d.descend(of_d)
+        self.adams["generator"].descend(of_g)
+        self.adams["discriminator"].descend(of_d)
         self.rebirth.apply_where(losses["loss_d"])
         return losses
 

@@ -1,0 +1,32 @@
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before torch is imported: a test run leaves nothing in a home folder, and no compiled step of
+# an earlier run answers for the code of this one.
+_SCRATCH = tempfile.TemporaryDirectory(prefix="asdgan-tests-")
+for _name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+    os.environ.setdefault(_name, str(Path(_SCRATCH.name) / _name.lower()))
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real clips, published weights and organisers' cases; see CONTRIBUTING.md."""
+    named = os.environ.get("ASDGAN_SHARED")
+    folder = Path(named) if named else ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        told = f"ASDGAN_SHARED={named}" if named else "ASDGAN_SHARED is not set"
+        pytest.skip(
+            f"no shared material ({told}); set it to the folder that holds data/ and golden/"
+        )
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The root of the checkout."""
+    return ROOT

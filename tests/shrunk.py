@@ -1,0 +1,77 @@
+"""Real configs, shrunk: what the tests of lanes, detectors and training have in common.
+
+Models are found by their YAML; a new one is tested without being named anywhere.
+"""
+
+import copy
+import functools
+from pathlib import Path
+
+import torch
+
+from asdgan import settings
+from asdgan.features import Frames
+from asdgan.lanes import Noise
+from asdgan.windows import Batch, Windows
+
+NAMES = sorted(path.stem for path in (settings.CONF / "model").glob("*.yaml"))
+SMALL = ("dataset=folder", "dataset.root=unused", "features.mels=16", "windows.frames=3")
+# Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
+# its alignment, and with it which kernel multiplies its matrices.
+SMALLER = {"model.hidden_width": 16}
+
+
+class Recording:
+    """What `Windows` needs to know of a clip."""
+
+    def __init__(self, number: int, section: str = "00") -> None:
+        self.path, self.section = Path(f"clip_{number}.wav"), section
+        self.domain, self.attributes = None, ()
+
+
+@functools.cache
+def _composed(name: str, *overrides: str):
+    return settings.compose([f"model={name}", *SMALL, *overrides])
+
+
+def compose(name: str, *overrides: str):
+    """The model's real config with a small network and small windows."""
+    config = copy.deepcopy(_composed(name, *overrides))
+    typed = {override.split("=")[0] for override in overrides}
+    for key, value in SMALLER.items():
+        at, _, last = key.rpartition(".")
+        if key not in typed and last in (config[at] if at else config):
+            (config[at] if at else config)[last] = value
+    return config
+
+
+def detector_of(config, dtype=torch.float32):
+    """The detector, its optimisers made."""
+    detector = settings.build(config).to(dtype)
+    detector.configure_optimizers()
+    return detector
+
+
+def windows_of(clips: int = 4, frames: int = 20, mels: int = 16, length: int = 3, seed: int = 0):
+    """Windows over seeded noise, clips of unequal level and length."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.tensor([frames + i for i in range(clips)])
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    values = torch.randn(int(starts[-1]), mels, generator=generator)
+    listed = [Recording(i, f"{i % 2:02d}") for i in range(clips)]
+    return Windows(Frames(values, starts), listed, length=length, stride=1)
+
+
+def learn(detector, windows: torch.Tensor, steps: range, change=None):
+    """Some steps on the same windows; the losses of each."""
+    uniforms, normals = detector.noise_columns()
+    noise = Noise(detector.seeds, uniforms=uniforms if detector._drops else 0, normals=normals)
+    losses = []
+    for step in steps:
+        draw = noise.draw(step, windows.shape[-2], like=windows)
+        batch = Batch(windows, torch.arange(windows.shape[-2]), None, step)
+        of_step = detector.learn(batch, draw)
+        losses.append({name: value.detach() for name, value in of_step.items()})
+        if change is not None:
+            change(detector)
+    return losses

@@ -1,0 +1,127 @@
+"""The arrows between rooms, read from the import statements of every file of the package."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "torchaudio", "pytorch_lightning", "hydra", "optuna", "sklearn", "librosa"}
+LIGHT = [
+    "asdgan",
+    "asdgan.errors",
+    "asdgan.files",
+    "asdgan.clips",
+    "asdgan.ledger",
+    "asdgan.board",
+]
+NAMELESS = set("utils helpers common base core registry factory manager".split())
+DATA = ["clips", "audio", "features", "windows", "demo", "data"]
+# Who must not import whom, directly or through others; rooms that do not exist yet may be named.
+FORBIDDEN = {
+    "models": {"metrics", "ledger", "run", "settings", "board", "training"},
+    "detector": {"models", "metrics", "ledger", "run", "settings", "board"},
+    "metrics": {"models", "detector", "windows", "run", "settings"},
+    "ledger": {"models", "detector", "windows", "features", "run", "settings"},
+    **{room: {"models", "detector", "metrics", "ledger", "run", "settings"} for room in DATA},
+}
+
+
+def modules():
+    """Every module of the package by its dotted name, with its parsed file."""
+    found = {}
+    for path in sorted((ROOT / "asdgan").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imported(name, tree, known):
+    """What a module imports of the package, wherever in the file the statement stands."""
+    targets = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively, line {node.lineno}"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                targets.add(whole if whole in known else str(node.module))
+    return {target for target in targets if target in known and target != "asdgan"}
+
+
+def arrows():
+    known = modules()
+    return {name: imported(name, tree, known) for name, tree in known.items()}
+
+
+def reached(name, graph):
+    """Every module that `name` imports, directly or through others, with one way to it."""
+    ways, todo = {}, [(name, name)]
+    while todo:
+        module, way = todo.pop()
+        for target in sorted(graph[module] - ways.keys()):
+            ways[target] = f"{way} -> {target}"
+            todo.append((target, ways[target]))
+    return ways
+
+
+def room(name):
+    return [*name.split("."), ""][1]
+
+
+def test_no_imports_go_in_a_circle():
+    assert list(graphlib.TopologicalSorter(arrows()).static_order())
+
+
+@pytest.mark.parametrize("source", sorted(FORBIDDEN))
+def test_arrows_go_one_way(source):
+    graph = arrows()
+    wrong = [
+        way
+        for name in graph
+        if room(name) == source
+        for target, way in reached(name, graph).items()
+        if room(target) in FORBIDDEN[source]
+    ]
+    assert not wrong, f"asdgan.{source} must not reach these rooms: {wrong}"
+
+
+def test_nothing_imports_run_but_the_entry_point():
+    importers = {name for name, targets in arrows().items() if "asdgan.run" in targets}
+    assert importers <= {"asdgan.__main__"}
+
+
+def test_one_model_never_imports_another():
+    wrong = {
+        name: targets
+        for name, found in arrows().items()
+        if room(name) == "models" and (targets := {t for t in found if room(t) == "models"})
+    }
+    assert not wrong
+
+
+def test_no_room_has_a_name_that_says_nothing():
+    assert not {part for name in modules() for part in name.split(".")} & NAMELESS
+
+
+def test_light_rooms_import_nothing_heavy():
+    code = f"""
+import importlib, sys
+for name in {LIGHT}:
+    importlib.import_module(name)
+    print(*(f"{{name}} imports {{heavy}}" for heavy in {sorted(HEAVY)} if heavy in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
+
+
+def test_the_entry_point_loads_only_the_module_that_was_asked_for():
+    imports = [n for n in modules()["asdgan.__main__"].body if isinstance(n, ast.ImportFrom)]
+    assert not [node.module for node in imports if str(node.module).startswith("asdgan")]

@@ -1,0 +1,170 @@
+"""The main command, end to end: the demo plant, real clips, published weights."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from omegaconf import OmegaConf
+
+from asdgan import ledger, run, settings
+from asdgan.clips import clip_table
+from asdgan.errors import BadInput
+from asdgan.features import Frames, LogMel, log_mel
+from asdgan.windows import Windows
+
+TINY = (
+    "dataset.seconds=2", "dataset.ids=1", "dataset.train_clips=2", "dataset.test_clips=2",
+    "machine=fan", "features.mels=16", "model.hidden_width=16", "batch=64", "epochs=2",
+    "trainer.compile=false", "logger=none",
+)  # fmt: skip
+
+
+def tiny(tmp_path, *overrides, model="ganomaly"):
+    config = settings.compose([f"model={model}", *TINY, f"outputs={tmp_path}", *overrides])
+    return run.run(config)
+
+
+def scores_of(kept):
+    return ledger.read_scores(ledger.read(kept.path))
+
+
+def shrunk_clips(shared, tmp_path, layout):
+    command = [sys.executable, str(shared / "data" / "materialise.py"), layout, str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return tmp_path
+
+
+def test_the_same_command_twice_gives_the_same_scores(tmp_path):
+    first, second = (tiny(tmp_path / name, "dropout=0.25")[0] for name in ("a", "b"))
+    assert first.row["signature"] == second.row["signature"]
+    assert first.row["losses"] == second.row["losses"]
+    ours, theirs = scores_of(first), scores_of(second)
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_result_is_complete_and_read_back_instead_of_trained_again(tmp_path, capsys):
+    (kept,) = tiny(tmp_path)
+    assert len(kept.row["losses"]["train/loss_g"]) == 2
+    assert set(kept.row["components"]) == {"latent", "recon_l1", "recon_l2", "disc_features"}
+    stored = scores_of(kept)
+    assert stored["score/latent"].shape == (1, kept.row["test_clips"]) == (1, 4)
+    assert (kept.path.parent / "config.yaml").exists()
+    assert list(kept.path.parent.glob("*.safetensors"))
+    assert "weighted mean" in capsys.readouterr().out
+    before = kept.path.stat().st_mtime_ns
+    (again,) = tiny(tmp_path)
+    assert again.row == kept.row
+    assert again.path.stat().st_mtime_ns == before
+
+
+def test_a_damaged_result_is_left_out_and_made_again(tmp_path):
+    (kept,) = tiny(tmp_path)
+    kept.path.write_bytes(kept.path.read_bytes().replace(b'"auc"', b'"avc"', 1))
+    results, damaged = ledger.read_all(tmp_path)
+    assert not results
+    assert damaged[0][0] == kept.path
+    (again,) = tiny(tmp_path)
+    assert again.row["losses"] == kept.row["losses"]
+
+
+def test_one_changed_wav_makes_another_point_and_another_feature_file(tmp_path):
+    (kept,) = tiny(tmp_path)
+    plant = next((tmp_path / "demo").glob("*/dev_data")).parent
+    copied = shutil.copytree(plant, tmp_path / "copy")
+    changed = ("dataset=dcase2020", f"dataset.root={copied}")
+    rest = [o for o in TINY if not o.startswith("dataset.")]
+    same = settings.compose(["model=ganomaly", *rest, f"outputs={tmp_path}", *changed])
+    assert run.run(same)[0].path == kept.path
+    files = set((tmp_path / "features").glob("*.npy"))
+    wav = sorted(copied.glob("dev_data/fan/train/*.wav"))[0]
+    samples, rate = soundfile.read(wav, dtype="int16")
+    samples[1000] += 1
+    soundfile.write(wav, samples, rate, subtype="PCM_16")
+    other = run.run(same)[0]
+    assert other.row["signature"] != kept.row["signature"]
+    assert len(set((tmp_path / "features").glob("*.npy")) - files) == 1
+
+
+def test_losses_that_are_not_finite_leave_a_record_and_no_result(tmp_path):
+    with pytest.raises(FloatingPointError, match="no result for fan"):
+        tiny(tmp_path, "lr=1e30", "epochs=3")
+    assert list(tmp_path.glob("runs/*/failure.json"))
+    assert ledger.read_all(tmp_path) == ([], [])
+
+
+def test_unlabelled_recordings_are_scored_and_not_judged(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for name in ("train/a", "train/b", "test/c", "test/d"):
+        path = tmp_path / "mine" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, generator.normal(0, 0.1, 32000), 16000, subtype="PCM_16")
+    rest = [o for o in TINY if not o.startswith(("dataset.", "machine="))]
+    where = ("dataset=folder", f"dataset.root={tmp_path / 'mine'}", f"outputs={tmp_path}")
+    (kept,) = run.run(settings.compose(["model=dcase_ae", *rest, *where]))
+    assert kept.row["auc"] is None
+    assert "not judged" in capsys.readouterr().out
+    assert scores_of(kept)["score/recon_l2"].shape == (1, 2)
+
+
+def test_a_machine_type_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    with pytest.raises(BadInput, match="machine=fam: .* has no such machine type; it has ToyCar"):
+        tiny(tmp_path, "machine=fam")
+
+
+@pytest.mark.parametrize("name", ["ToyCar", "fan"])
+def test_published_weights_give_the_published_scores(shared, name):
+    config = settings.compose(["model=dcase_ae", "dataset=folder", "dataset.root=unused"])
+    detector = settings.build(config)
+    detector.load_published(shared / "golden" / f"ae_{name}.npz")
+    with (shared / "golden" / "expected_scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["machine_type"] == name]
+    for row in rows:
+        clip = shared / "data" / "dcase2020_clips" / "dev_data" / name / "test" / row["file"]
+        samples, _ = soundfile.read(clip.with_suffix(".flac"), dtype="float32")
+        padding = "reflect" if row["pad_mode"] == "either" else row["pad_mode"]
+        chosen = LogMel(**(OmegaConf.to_container(config.features) | {"pad_mode": padding}))
+        first, _, last = row["frames"].partition(":")
+        frames = log_mel(torch.from_numpy(samples)[None], chosen)[0].T.contiguous()
+        frames = frames[int(first or 0) : int(last or len(frames))]
+        one = Recording(row["file"])
+        windows = Windows(
+            Frames(frames, torch.tensor([0, len(frames)])), [one], length=5, stride=1
+        )
+        score = detector.score_clips(windows)["recon_l2"]
+        assert float(score) == pytest.approx(float(row["published_score"]), abs=1e-3)
+
+
+class Recording:
+    def __init__(self, path):
+        self.path, self.section, self.domain, self.attributes = path, "00", None, ()
+
+
+def test_real_clips_are_trained_on_scored_and_judged(shared, tmp_path):
+    root = shrunk_clips(shared, tmp_path / "real", "smoke6")
+    rest = [o for o in TINY if not o.startswith(("dataset.", "machine="))]
+    where = ("dataset=dcase2020", f"dataset.root={root}", f"outputs={tmp_path}")
+    config = settings.compose(
+        ["model=skip_ganomaly", *rest, *where, "epochs=1", "machine=[pump,ToyCar]"]
+    )
+    pump, car = run.run(config)
+    assert set(pump.row["sections"]) == {"00", "04", "06"}  # no test clip of id_02 is there
+    clips = clip_table(root, "dcase2020", "ToyCar")
+    assert car.row["test_clips"] == sum(clip.split == "test" for clip in clips)
+    assert set(car.row["sections"]) == {"01", "02", "03", "04"}
+
+
+def test_the_command_line_answers_a_mistake_with_a_sentence_and_exit_code_2(tmp_path, repository):
+    command = [sys.executable, "-m", "asdgan.run", "modle=ganomaly"]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    said = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 2
+    assert said.stderr == "asdgan: modle: no such setting; did you mean model?\n"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,83 @@
+"""Settings: what is refused at the door, and what makes a point what it is."""
+
+import pytest
+
+from asdgan import settings
+from asdgan.errors import BadInput
+from asdgan.ledger import signature
+
+FOLDER = ("dataset=folder", "dataset.root=x")
+
+REFUSED = [
+    (["modle=egbad"], r"modle: no such setting; did you mean model\?"),
+    (["model.latnt=3"], r"model.latnt: no such setting; did you mean model.latent\?"),
+    (["model=wgan2"], "model=wgan2: no such choice.*there are dcase_ae, egbad"),
+    (["batch=0"], "batch=0: a whole number of at least 2 is expected"),
+    (["batch=abc"], "batch=abc: a whole number"),
+    (["lr=nan"], "lr=nan: a number above 0"),
+    (["lr=-1", "dropout=1.5"], "lr=-1: .*; dropout=1.5: a number from 0 to 1"),
+    (["init=kaiming"], "init=kaiming: glorot_uniform or normal is expected"),
+    (["seed=-1"], "seed=-1: a whole number from 0"),
+    (["epochs=null"], "epochs has no value"),
+    (["model=dcase_ae", "lambda_adv=3"], "lambda_adv=3: dcase_ae has no such setting"),
+    (["features.hop=5000"], "hop=5000"),
+    (["+speed=fast"], "speed: no such setting, nothing would read it"),
+    (["dataset=dcase2020"], "dataset.root is missing: set it with dataset.root="),
+    (["model._target_=os.system"], "model._target_=os.system: only asdgan.models"),
+    (["batch=["], r"batch=\[: not a setting of the form key=value"),
+    (["seed=1", "seed=2"], "seed is given twice"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), REFUSED, ids=[" ".join(o) for o, _ in REFUSED])
+def test_a_mistake_is_refused_with_its_key_and_what_would_do(overrides, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        settings.preview(overrides, sweep=False)
+
+
+def test_several_values_without_m_are_refused_with_the_way_out():
+    with pytest.raises(BadInput, match="batch=16,512 names several values: add -m"):
+        settings.preview(["batch=16,512"], sweep=False)
+
+
+def test_one_wrong_value_of_a_sweep_is_found_before_it_starts():
+    with pytest.raises(BadInput, match="batch=x: a whole number"):
+        settings.preview(["model=ganomaly", "batch=16,x"], sweep=True)
+
+
+def test_a_detector_outside_the_house_is_never_built():
+    config = settings.compose(["model=dcase_ae", *FOLDER])
+    config.model.optimizer._target_ = "os.system"
+    with pytest.raises(BadInput, match=r"optimizer._target_=os.system: only"):
+        settings.build(config)
+
+
+def test_paths_and_hardware_do_not_make_another_point():
+    one = settings.compose(["model=ganomaly", *FOLDER])
+    same = settings.compose(
+        [
+            *("model=ganomaly", "dataset=folder", "dataset.root=y", "outputs=z", "logger=none"),
+            *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.compile=false"),
+        ]
+    )
+    assert settings.identity(one, "fan") == settings.identity(same, "fan")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=1", "epochs=3", "lr=0.1", "beta1=0.3", "model.pool=max", "features.hop=256"),
+        *("windows.stride=2", "trainer.dtype=float64", "optimizer.eps=1e-7", "model.init_std=0.1"),
+    ],
+)
+def test_every_setting_that_changes_a_result_makes_another_point(override):
+    one = settings.identity(settings.compose(["model=ganomaly", *FOLDER]), "fan")
+    other = settings.identity(settings.compose(["model=ganomaly", *FOLDER, override]), "fan")
+    assert signature(one, 1, "data") != signature(other, 1, "data")
+
+
+def test_machine_type_recipe_and_data_make_another_point():
+    config = settings.compose(["model=ganomaly", *FOLDER])
+    fan, pump = (settings.identity(config, name) for name in ("fan", "pump"))
+    found = {signature(fan, 1, "a"), signature(pump, 1, "a"), signature(fan, 2, "a")}
+    assert len(found | {signature(fan, 1, "b")}) == 4
