@@ -62,7 +62,7 @@ class Rebirth(nn.Module):
 
     @torch.no_grad()
     def apply_where(self, loss: Tensor) -> None:
-        """Overwrites the discriminator of every lane whose loss (shape lanes) is below the bound."""
+        """Overwrites the discriminator of each lane whose loss (shape lanes) is too low."""
         if self.below <= 0:
             return
         due = loss < self.below

@@ -13,6 +13,7 @@ a resumed run the same as an uninterrupted one.
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 
 def key_of(*place: int | str) -> int:
-    """A 63-bit seed for one place in a run: equal places give equal seeds, others unrelated ones."""
+    """A 63-bit seed for one place in a run; unequal places give unrelated ones."""
     digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -160,7 +161,7 @@ class Linear(nn.Module):
 
 
 class _NormReLU(torch.autograd.Function):
-    """Batch normalisation, ReLU and a keep-mask as one node: 3 passes less over the activations."""
+    """Batch normalisation, ReLU and a keep-mask as one node: fewer passes over memory."""
 
     @staticmethod
     def forward(
@@ -221,7 +222,7 @@ class Norm(nn.Module):
         self.register_buffer("dropout", dropout, persistent=False)
 
     def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
-        """Shape (*lanes, windows, features) in and out; running statistics where `draw` is None."""
+        """Shape (*lanes, windows, features) in and out; with no `draw`, running statistics."""
         if draw is None:
             scale = self.weight * (self.running_var + NORM_EPS).rsqrt()
             return torch.addcmul(self.bias - self.running_mean * scale, x, scale).relu_()
@@ -389,7 +390,7 @@ def _plain_list(value: float | Sequence[float]) -> list[float]:
 def _runs(rates: Sequence[tuple[float, float]]) -> list[slice | None]:
     """Slices over which neighbouring lanes have equal rates."""
     edges = [0, *(i for i in range(1, len(rates)) if rates[i] != rates[i - 1]), len(rates)]
-    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def _leaf(parameter: nn.Parameter, cut: slice | None) -> Tensor:

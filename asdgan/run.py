@@ -445,7 +445,7 @@ def _job(config: DictConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m asdgan.run`; gives the exit code: 2 for what the command line or data got wrong."""
+    """`python -m asdgan.run`; gives the exit code, 2 for what a person got wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = get_args_parser().parse_args(arguments)
     asks_hydra = ("help", "hydra_help", "cfg", "info", "shell_completion")

@@ -92,7 +92,10 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.dtype": _one_of("float32", "float64"),
     "trainer.precision": _one_of("highest", "medium"),
     "trainer.compile": ("true, false or auto", lambda v: isinstance(v, bool) or v == "auto"),
-    "trainer.threads": ("auto or a whole number of at least 1", lambda v: v == "auto" or _whole(1)[1](v)),
+    "trainer.threads": (
+        "auto or a whole number of at least 1",
+        lambda v: v == "auto" or _whole(1)[1](v),
+    ),
     "trainer.progress": _FLAG,
     "features.resample": _FLAG,
 }  # fmt: skip

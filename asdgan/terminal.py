@@ -68,7 +68,7 @@ def bars(shown: bool) -> Iterator[Callable[[str, int], Bar]]:
 
 
 def figure(value: float | None) -> str:
-    """An AUC or pAUC in per cent with two decimals, as the papers print it; a dash where undefined."""
+    """An area in per cent with two decimals, as the papers print it; a dash where undefined."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 

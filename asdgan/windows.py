@@ -280,8 +280,11 @@ class WindowData(pl.LightningDataModule):
         )
 
     def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:  # noqa: ANN401
+        self,
+        batch: Any,  # noqa: ANN401 - as Lightning declares it
+        device: torch.device,
+        dataloader_idx: int,
+    ) -> Any:  # noqa: ANN401 - likewise
         """Leaves a block as it is: its frames are where they should be already."""
         return batch
 

@@ -171,7 +171,7 @@ def test_adam_takes_right_steps_for_gradients_that_are_not_contiguous():
 
 
 def test_values_for_another_number_of_lanes_are_refused():
-    with pytest.raises(BadInput, match="2 values .* for 3 lanes"):
+    with pytest.raises(BadInput, match=r"2 values .* for 3 lanes"):
         listed([0.1, 0.2], (3,))
     assert per_lane(0.5, (3,)).tolist() == [0.5] * 3
     assert per_lane(0.5, ()).shape == ()

@@ -113,7 +113,7 @@ def test_unlabelled_recordings_are_scored_and_not_judged(tmp_path, capsys):
 
 
 def test_a_machine_type_that_is_not_there_is_refused_with_those_that_are(tmp_path):
-    with pytest.raises(BadInput, match="machine=fam: .* has no such machine type; it has ToyCar"):
+    with pytest.raises(BadInput, match=r"machine=fam: .* has no such machine type; it has ToyCar"):
         tiny(tmp_path, "machine=fam")
 
 

@@ -148,7 +148,7 @@ class DcaseAE(Detector):
                     value = torch.from_numpy(arrays[f"{number}_{name}"])
                     if value.numel() != target.numel():
                         raise BadInput(
-                            f"{path}: {number}_{name} has shape {tuple(value.shape)}, this network "
+                            f"{path}: {number}_{name} has shape {tuple(value.shape)}, this one "
                             f"needs {tuple(target.shape)}; set latent, windows and mels to match"
                         )
                     target.copy_(value.reshape(target.shape))

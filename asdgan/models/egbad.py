@@ -141,7 +141,7 @@ class Egbad(Detector):
         return {"loss_d": loss_d, "loss_g": loss_g, "loss_e": loss_e}
 
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
-        """Reconstruction errors, feature distance, the rebuilt pair's cross-entropy, and the mix."""
+        """Reconstruction errors, feature distance, the rebuilt pair's cross-entropy, the mix."""
         x = batch.windows
         z = self.encoder(x, None)
         fake = self.generator(z, None)
