@@ -132,7 +132,7 @@ class Clip(NamedTuple):
     section: int
     split: str
     label: str
-    index: int
+    number: int
 
 
 def count(plant: Plant) -> int:
@@ -265,16 +265,16 @@ def _sound(plant: Plant, clip: Clip, *, faulty: bool) -> np.ndarray:
     def generator(*key: int) -> Generator:
         return default_rng(SeedSequence(plant.seed, spawn_key=(machine, clip.section, *key)))
 
-    gain, load, severity, noise, near, events = _spread(generator(1, group), clip.index)
+    gain, load, severity, noise, near, events = _spread(generator(1, group), clip.number)
     kinds = list(FAULTS[clip.machine_type].items())
-    kind, (weakest, strongest) = kinds[(clip.index + clip.section) % len(kinds)]
+    kind, (weakest, strongest) = kinds[(clip.number + clip.section) % len(kinds)]
     moment = Moment(
         samples=samples,
         rate=rate,
         section=clip.section,
         build=generator(0),
-        now=generator(2, group, clip.index),
-        harm=generator(3, group, clip.index),
+        now=generator(2, group, clip.number),
+        harm=generator(3, group, clip.number),
         load=2 * load - 1,
         fault=kind if faulty else None,
         severity=severity,
@@ -283,7 +283,7 @@ def _sound(plant: Plant, clip: Clip, *, faulty: bool) -> np.ndarray:
     if trace is not None:
         power = math.sqrt(float(np.mean(np.square(trace))))
         sound += _decibels(weakest + (strongest - weakest) * severity) / (power or 1.0) * trace
-    build, now = generator(4), generator(5, group, clip.index)
+    build, now = generator(4), generator(5, group, clip.number)
     hall = _decibels(-5 + 4 * (2 * noise - 1))  # dB relative to the machine
     spectrum = np.fft.rfft(sound) * _echo(build, samples) + hall * _hall(
         build, now, near, samples, rate

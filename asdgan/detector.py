@@ -139,7 +139,7 @@ class Detector(pl.LightningModule):
         # The step takes its own gradients inside the graph.
         torch._dynamo.config.trace_autograd_ops = True  # pyright: ignore
         compiled = torch.compile(plain, fullgraph=True, dynamic=False)
-        state = {"works": None}
+        state: dict[str, bool | None] = {"works": None}
 
         def first_try(*arguments: Any) -> Any:  # noqa: ANN401 - the step's own
             if state["works"] is False:
@@ -158,6 +158,10 @@ class Detector(pl.LightningModule):
 
         return first_try
 
+    def _like(self) -> Tensor:
+        """Any parameter: device and dtype of whatever enters the networks."""
+        return next(self.parameters())
+
     def training_step(self, block: Block, index: int) -> None:
         """Learns from a block of minibatches."""
         if self._noise is None:
@@ -167,7 +171,7 @@ class Detector(pl.LightningModule):
             )
         losses: dict[str, list[Tensor]] = {}
         for batch in block:
-            windows = batch.windows.to(device=self.device, dtype=self.dtype)
+            windows = batch.windows.to(self._like())
             draw = self._noise.draw(batch.step, windows.shape[-2], like=windows)
             batch = Batch(windows, batch.picks, batch.source, batch.step)
             for name, value in self.learn(batch, draw).items():
@@ -187,7 +191,7 @@ class Detector(pl.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Component scores of held-out windows, averaged: reconstruction errors, unweighted."""
-        windows = batch.windows.to(device=self.device, dtype=self.dtype)
+        windows = batch.windows.to(self._like())
         scores = self.score_windows(Batch(windows, batch.picks, batch.source, batch.step))
         for name, values in scores.items():
             self._held.setdefault(f"val/{name}", []).append(values.double())
@@ -218,7 +222,7 @@ class Detector(pl.LightningModule):
         for first, last in clip_groups(windows.bounds):
             bounds = windows.bounds[first : last + 1]
             picks = torch.arange(int(bounds[0]), int(bounds[-1]))
-            gathered = windows.gather(picks).to(device=self.device, dtype=self.dtype)
+            gathered = windows.gather(picks).to(self._like())
             scores = self.score_windows(Batch(gathered, picks, windows, -1))
             sizes = bounds.diff().tolist()
             for name, values in scores.items():

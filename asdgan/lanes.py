@@ -184,9 +184,9 @@ class _NormReLU(torch.autograd.Function):
         return y, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         normed, scale, weight, y, keep = ctx.saved_tensors
-        grad = grad * (y > 0)
+        grad = grad_outputs[0] * (y > 0)
         if keep is not None:
             grad = grad * keep
         grad_bias = grad.sum(-2, keepdim=True)
@@ -252,7 +252,9 @@ def kept(dropout: Tensor | None, draw: Draw, features: int) -> Tensor | None:
     Lanes of one seed share the uniform noise and differ by their rate alone. A rate of 0 keeps
     everything unscaled, so that a lane without dropout is untouched by neighbours that have it.
     """
-    uniform = None if dropout is None else draw.uniforms(features)
+    if dropout is None:
+        return None
+    uniform = draw.uniforms(features)
     return None if uniform is None else (uniform >= dropout) / (1 - dropout)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import asdgan
@@ -440,7 +441,7 @@ def _job(config: DictConfig) -> None:
     except FloatingPointError as error:
         log.error("%s", error)
         _outcome.append(1)
-    if _outcome[-1] and HydraConfig.get().mode.name == "MULTIRUN":
+    if _outcome[-1] and HydraConfig.get().mode is RunMode.MULTIRUN:
         log.error("that was %s", " ".join(HydraConfig.get().overrides.task))
 
 

@@ -118,6 +118,9 @@ def test_the_trainer_sees_every_block_of_every_epoch():
         def configure_optimizers(self):
             return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
 
+        def validation_step(self, batch, index):
+            raise AssertionError("nothing is held out")
+
         automatic_optimization = False
 
     trainer = pl.Trainer(
@@ -127,6 +130,7 @@ def test_the_trainer_sees_every_block_of_every_epoch():
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        limit_val_batches=0,
         reload_dataloaders_every_n_epochs=1,
     )
     data = data_of(windows, batch=8, block=3)

@@ -59,6 +59,9 @@ class Ganomaly(Detector):
     """
 
     stackable = True
+    lambda_adv: Tensor
+    lambda_con: Tensor
+    lambda_lat: Tensor
 
     def __init__(
         self,

@@ -106,6 +106,9 @@ class SkipGanomaly(Detector):
     """
 
     stackable = True
+    lambda_adv: Tensor
+    lambda_con: Tensor
+    lambda_lat: Tensor
 
     def __init__(
         self,
