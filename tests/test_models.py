@@ -15,6 +15,10 @@ STACKABLE = [
     if hydra.utils.get_class(compose(name).model._target_).stackable
 ]  # fmt: skip
 WINDOWS = torch.randn(16, 48, generator=torch.Generator().manual_seed(5))
+# Of an even number of windows as many may lie above an output as below it: then the L1 loss gives
+# its bias no gradient, the discriminator's batch statistics give it rounding alone, and Adam turns
+# that into steps. One ulp of input grows 1000 times faster in such a batch, whatever is compared.
+ODD = torch.randn(17, 48, generator=torch.Generator().manual_seed(5)).double()
 LANES = {
     "seed": [0, 1, 0, 2, 0, 1, 0, 0],
     "lr": [1e-3, 1e-3, 5e-3, 2e-4, 1e-3, 5e-3, 1e-3, 2e-4],
@@ -135,11 +139,9 @@ def test_weights_reloaded_give_the_same_scores(name):
 @pytest.mark.parametrize("name", STACKABLE)
 def test_float64_lanes_agree_with_the_points_alone_at_step_5(name):
     config, alone = stack_of(name, range(8))
-    windows = WINDOWS.double()
-    stack = detector_of(config, torch.float64)
-    steps = learn(stack, windows, range(5))
+    steps = learn(detector_of(config, torch.float64), ODD, range(5))
     for lane, one in enumerate(alone):
-        theirs = learn(detector_of(one, torch.float64), windows, range(5))
+        theirs = learn(detector_of(one, torch.float64), ODD, range(5))
         for key, value in totals(steps[4]).items():
             torch.testing.assert_close(value[lane], theirs[4][key], rtol=1e-12, atol=1e-12)
 
