@@ -175,7 +175,7 @@ class Detector(pl.LightningModule):
             draw = self._noise.draw(batch.step, windows.shape[-2], like=windows)
             batch = Batch(windows, batch.picks, batch.source, batch.step)
             for name, value in self.learn(batch, draw).items():
-                losses.setdefault(f"train/{name}", []).append(value.detach())
+                losses.setdefault(f"train/{name}", []).append(value)
         for name, values in losses.items():
             stacked = torch.stack(values).double()  # (minibatches, *lanes)
             self.alive &= stacked.isfinite().all(0)

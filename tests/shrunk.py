@@ -70,8 +70,7 @@ def learn(detector, windows: torch.Tensor, steps: range, change=None):
     for step in steps:
         draw = noise.draw(step, windows.shape[-2], like=windows)
         batch = Batch(windows, torch.arange(windows.shape[-2]), None, step)
-        of_step = detector.learn(batch, draw)
-        losses.append({name: value.detach() for name, value in of_step.items()})
+        losses.append(detector.learn(batch, draw))
         if change is not None:
             change(detector)
     return losses

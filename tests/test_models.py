@@ -1,6 +1,7 @@
 """Every detector found in conf/model/: life, isolation, lanes, and its YAML twin."""
 
 import inspect
+from functools import partial
 
 import hydra
 import pytest
@@ -221,14 +222,32 @@ def test_a_discriminator_is_reborn_lane_by_lane_as_it_is_alone(name):
     assert 0 < sum(births) < 8 * 12
 
 
-@pytest.mark.parametrize("name", STACKABLE)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [*((name, "aot_eager") for name in STACKABLE), ("dcase_ae", "inductor")],
+)
 @pytest.mark.slow
-def test_a_compiled_step_gives_the_plain_steps_losses(name):
+def test_a_compiled_step_gives_the_plain_steps_losses(name, backend, monkeypatch, caplog):
+    # Tracing is where a step fails to compile; making C++ of it takes a minute, so one does.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     plain, compiled = (detector_of(compose(name, "dropout=0.25")) for _ in range(2))
     compiled.compile_steps(len(WINDOWS))
     ours, theirs = (learn(d, WINDOWS, range(2)) for d in (compiled, plain))
     for key, value in theirs[0].items():
         torch.testing.assert_close(ours[0][key], value, rtol=1e-5, atol=1e-6)
+    assert "compiling the step failed" not in caplog.text
+
+
+def test_a_step_that_cannot_be_compiled_runs_plainly_and_says_so(monkeypatch, caplog):
+    def no_compiler(*_):
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda plain, **_: no_compiler)
+    plain, compiled = (detector_of(compose("ganomaly")) for _ in range(2))
+    compiled.compile_steps(len(WINDOWS))
+    ours, theirs = (learn(d, WINDOWS, range(3)) for d in (compiled, plain))
+    assert all(torch.equal(ours[2][key], value) for key, value in theirs[2].items())
+    assert caplog.text.count("running it plainly: no C++ compiler found") == 1
 
 
 def test_dcase_ae_has_the_baselines_number_of_parameters():

@@ -95,7 +95,8 @@ class DcaseAE(Detector):
         """The loss, shape lanes, and its gradients."""
         draw = Draw(momentum, uniform, normal)
         loss = l2(self.decoder(self.encoder(x, draw), draw), x)
-        return {"loss": loss}, torch.autograd.grad(loss.sum(), tuple(self.parameters()))
+        gradients = torch.autograd.grad(loss.sum(), tuple(self.parameters()))
+        return {"loss": loss.detach()}, gradients
 
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """One step on the squared error."""

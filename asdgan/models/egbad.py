@@ -114,7 +114,8 @@ class Egbad(Detector):
         real, fake = self._logits(x, Draw(momentum, *_half(uniform, normal, 0)))
         loss = taken_for_real(real) + taken_for_fake(fake)
         parameters = tuple(self.parameters_of("discriminator"))
-        return loss, torch.autograd.grad(loss.sum(), parameters)
+        gradients = torch.autograd.grad(loss.sum(), parameters)
+        return loss.detach(), gradients
 
     def other_gradients(
         self, x: Tensor, momentum: Tensor, uniform: Tensor | None, normal: Tensor | None
@@ -126,7 +127,7 @@ class Egbad(Detector):
             loss_g.sum(), tuple(self.parameters_of("generator")), retain_graph=True
         )
         of_e = torch.autograd.grad(loss_e.sum(), tuple(self.parameters_of("encoder")))
-        return loss_g, loss_e, of_g, of_e
+        return loss_g.detach(), loss_e.detach(), of_g, of_e
 
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """The discriminator's step, then generator's and encoder's with fresh z."""

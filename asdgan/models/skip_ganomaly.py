@@ -175,7 +175,7 @@ class SkipGanomaly(Detector):
         )
         of_d = torch.autograd.grad(loss_d.sum(), tuple(self.parameters_of("discriminator")))
         losses = {"loss_g": loss_g, "loss_d": loss_d, "adv": adv, "con": con, "lat": lat}
-        return losses, of_g, of_d
+        return {name: value.detach() for name, value in losses.items()}, of_g, of_d
 
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """The generator's step, then the discriminator's, on one forward pass."""
