@@ -13,7 +13,7 @@ from asdgan.windows import Batch
 
 
 class Ganomaly(Detector):
-    """Encode, decode, encode again; a sound is strange where the two codes differ.
+    """Encode, decode, encode again; a sound is strange where the output differs from it.
 
     The generator is three perceptrons: encoder (x to z), decoder (z to x^), second encoder (x^
     to z^). The discriminator, an encoder-shaped trunk with one logit, tells x from x^. The
@@ -35,7 +35,9 @@ class Ganomaly(Detector):
       discriminator is passed twice a step, not four times, which gives equal losses and leaves
       its running statistics updated twice.
     - Scoring uses running statistics; the repository never leaves training mode.
-    - The primary score is the repository's, the squared difference of the codes.
+    - The primary score is the paper's sentence on scoring (Section 3), the distance between
+      input and output, taken as its reconstruction loss is (Eq. 6, L1). The repository's score,
+      the squared difference of the codes, is the component `latent`: on the demo plant a guess.
     - A discriminator whose loss falls below 1e-5 is given fresh weights (`adversarial.Rebirth`).
     - Running statistics as in `lanes.Draw`; last epoch's weights, never the best on test clips.
 
@@ -136,7 +138,7 @@ class Ganomaly(Detector):
         )
         of_d = torch.autograd.grad(loss_d.sum(), tuple(self.parameters_of("discriminator")))
         losses = {"loss_g": loss_g, "loss_d": loss_d, "adv": adv, "con": con, "lat": lat}
-        return losses, of_g, of_d
+        return {name: value.detach() for name, value in losses.items()}, of_g, of_d
 
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """The generator's step, then the discriminator's, on one forward pass."""
