@@ -351,7 +351,9 @@ def _train(
         config=OmegaConf.to_yaml(config, resolve=True),
     )
     if logger is not None:
-        named = {"auc": row["auc"], "pauc": row["pauc"]}
+        named = {area: row[area] for area in metrics.AREAS}
+        for component, of in row["components"].items():
+            named |= {f"{component}/{area}": of[area] for area in metrics.AREAS}
         logger.log_metrics(
             {f"{material.machine_type}/{k}": v for k, v in named.items() if v is not None},
             step=config.epochs,

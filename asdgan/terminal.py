@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from asdgan import metrics
 from asdgan.errors import BadInput
 
 console = Console(highlight=False, soft_wrap=True)
@@ -73,7 +74,7 @@ def figure(value: float | None) -> str:
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], overall: Mapping[str, Any]) -> Table:
-    """One line per machine type, its sections below each other, then the means over types.
+    """A line per machine type with its sections, the means over types, and those of other scores.
 
     Args:
         rows: As the ledger keeps them.
@@ -108,6 +109,13 @@ def results_table(rows: Sequence[Mapping[str, Any]], overall: Mapping[str, Any])
     table.add_row("weighted mean", *weighted, counted, "weights: test clips of judged sections")
     plain = (figure(overall["auc_mean"]), figure(overall["pauc_mean"]))
     table.add_row("plain mean", *plain, "", f"over {len(overall['machine_types'])} machine types")
+    table.add_section()
+    for name in first["components"]:
+        if name != first["primary"] and all(name in row["components"] for row in rows):
+            of_types = {row["machine_type"]: row | row["components"][name] for row in rows}
+            whole = metrics.overall(of_types)
+            areas = (figure(whole["auc_weighted"]), figure(whole["pauc_weighted"]))
+            table.add_row(f"by {escape(name)}", *areas, "", "weighted mean of another score")
     return table
 
 
