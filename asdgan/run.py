@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -74,7 +75,7 @@ def run(config: DictConfig) -> list[Kept]:
     _quiet_libraries()
     kept: list[Kept] = []
     failures: list[str] = []
-    logger = hydra.utils.instantiate(config.logger) if config.logger else None
+    logger = _logger(config)
     with terminal.bars(config.trainer.progress) as bar:
         root = _data_root(config, bar)
         for machine_type in _machine_types(config, root):
@@ -95,6 +96,22 @@ def run(config: DictConfig) -> list[Kept]:
             f"no result for {', '.join(failures)}; the other types have theirs"
         )
     return kept
+
+
+def _logger(config: DictConfig) -> Any:  # noqa: ANN401 - a Lightning logger
+    if not config.logger:
+        return None
+    try:
+        return hydra.utils.instantiate(config.logger)
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
+        name = str(config.logger._target_).rpartition(".")[2].removesuffix("Logger").lower()
+        missing = str(error.__cause__).partition(". ")[0]
+        raise BadInput(
+            f"logger={name} needs a package that is not installed ({missing}); "
+            f"pip install 'asdgan[{name}]', or take logger=csv"
+        ) from None
 
 
 def _conclude(kept: Sequence[Kept], failures: Sequence[str], logger: Any) -> None:  # noqa: ANN401

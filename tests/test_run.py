@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -87,6 +88,12 @@ def test_one_changed_wav_makes_another_point_and_another_feature_file(tmp_path):
     (other,) = tiny(tmp_path, same)
     assert other.row["signature"] != kept.row["signature"]
     assert len(set((tmp_path / "features").glob("*.npy")) - files) == 1
+
+
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="mlflow is installed here")
+def test_a_logger_that_is_not_installed_says_what_to_install(tmp_path):
+    with pytest.raises(BadInput, match=r"logger=mlflow .* pip install 'asdgan\[mlflow\]'"):
+        tiny(tmp_path, "logger=mlflow")
 
 
 def test_losses_that_are_not_finite_leave_a_record_and_no_result(tmp_path):
