@@ -5,8 +5,8 @@
 Every machine type's AUC must lie between 0.60 and 0.98 for every plant seed and training seed, or
 the exit code is 1. A point that is done is read back, so a call that was cut goes on where it was.
 
-Last figures (asdgan 0.1.0, plant recipe 2, torch 2.13.0, one x86-64 processor with AVX-512; plant 0,
-training seeds 0, 1 and 2; the other plants have not been run at this recipe):
+Last figures (asdgan 0.1.0, plant recipe 2, torch 2.13.0, one x86-64 processor with AVX-512;
+plant 0, training seeds 0, 1 and 2; the other plants have not been run at this recipe):
 
     fan          AUC 0.763 0.747 0.773  pAUC 0.643
     pump         AUC 0.800 0.773 0.807  pAUC 0.649
