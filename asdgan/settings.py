@@ -5,6 +5,7 @@ learning rate). Here every one of them is a `BadInput` before anything runs: an 
 the nearest, a wrong choice with the choices, all bad values in one list.
 """
 
+import copy
 import difflib
 import math
 import re
@@ -257,6 +258,7 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
         if key in flat
         and flat[key] is not None
         and not key.startswith(left_out)
+        and not key.endswith("_partial_")
         and not str(value).startswith("${")
     }
     return kept | {
@@ -278,7 +280,8 @@ def build(config: DictConfig) -> "Detector":
             raise BadInput(
                 f"model.{key}={value}: only {MODELS}* and {', '.join(TARGETS)} are built"
             )
-    return hydra.utils.instantiate(config.model, _convert_="all")
+    # Hydra writes what it resolves into the tree that it reads, and `identity` reads that too.
+    return hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

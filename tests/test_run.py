@@ -64,6 +64,14 @@ def test_a_result_is_complete_and_read_back_instead_of_trained_again(tmp_path, c
     assert again.path.stat().st_mtime_ns == before
 
 
+def test_a_machine_type_is_the_same_point_alone_and_after_another(tmp_path):
+    _, pump = tiny(tmp_path, "machine=[fan,pump]", "epochs=1")
+    before = pump.path.stat().st_mtime_ns
+    (again,) = tiny(tmp_path, "machine=pump", "epochs=1")
+    assert again == pump
+    assert again.path.stat().st_mtime_ns == before
+
+
 def test_a_damaged_result_is_left_out_and_made_again(tmp_path):
     (kept,) = tiny(tmp_path)
     kept.path.write_bytes(kept.path.read_bytes().replace(b'"auc"', b'"avc"', 1))

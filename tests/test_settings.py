@@ -63,6 +63,13 @@ def test_paths_and_hardware_do_not_make_another_point():
     assert settings.identity(one, "fan") == settings.identity(same, "fan")
 
 
+def test_a_point_is_the_same_before_and_after_its_detector_was_built():
+    config = settings.compose(["model=ganomaly", *FOLDER])
+    before = settings.identity(config, "fan")
+    settings.build(config)
+    assert settings.identity(config, "fan") == before
+
+
 @pytest.mark.parametrize(
     "override",
     [
