@@ -76,6 +76,18 @@ def test_log_mel_agrees_with_the_published_array(shared, tmp_path):
         assert np.abs(found - published).max() < most
 
 
+def test_a_trainings_precision_does_not_reach_the_features():
+    sounds = 0.1 * torch.randn(8, 160_000, generator=torch.Generator().manual_seed(0))
+    settings = PUBLISHED
+    wanted = log_mel(sounds, settings)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(log_mel(sounds, settings), wanted)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
 @pytest.mark.parametrize("mel_norm", ["slaney", "none"])
 @pytest.mark.parametrize("mel_scale", ["slaney", "htk"])
