@@ -30,6 +30,7 @@ Row = dict[str, Any]  # of the ledger, and its `setting`
 Line = dict[str, Any]  # one line of the board: raw values by column
 
 APART = {"machine", "machine_type", "seed"}  # settings that differ inside a line
+AGAIN = {"detector", "model.primary"}  # settings that a row says under a shorter name
 NAMED = ("model", "recipe", "release", "machine_type", "data", "seed", "epochs", "primary")
 ORIGIN = ("signature", "commit", "device")
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
@@ -146,7 +147,7 @@ def _once(rows: Iterable[Row]) -> tuple[list[Row], int]:
                 **{
                     key: value
                     for key, value in row["settings"].items()
-                    if key.removeprefix("dataset.") not in APART
+                    if key not in AGAIN and key.removeprefix("dataset.") not in APART
                 },
             }
             first[row["signature"]] = {**row, "setting": setting}
