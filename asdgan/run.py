@@ -71,8 +71,11 @@ def run(config: DictConfig) -> list[Kept]:
     Raises:
         BadInput: The data set or one of its clips cannot be used.
     """
+    import torch
+
     outputs = Path(config.outputs)
     _quiet_libraries()
+    torch.set_num_threads(_threads(config))
     kept: list[Kept] = []
     failures: list[str] = []
     logger = _logger(config)
@@ -296,8 +299,6 @@ def _train(
     identity, recipe, signature = _point(config, material)
     folder = outputs / "runs" / f"{material.machine_type}-{config.detector}-{signature}"
     torch.set_float32_matmul_precision(config.trainer.precision)
-    threads = _threads(config)
-    torch.set_num_threads(threads)
     steps = _steps(config, material.train)
     training = bar(f"{material.machine_type}: {config.detector}", steps)
     detector = fit(
@@ -345,7 +346,7 @@ def _train(
         "losses": losses,
         "seconds": round(time.perf_counter() - began, 3),
         "device": str(detector.device),
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "commit": _commit(),
         "versions": {
             "asdgan": asdgan.__version__,
