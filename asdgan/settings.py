@@ -254,12 +254,11 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
     kept = {
         key: flat[key]
         for key, value in typed.items()
-        # An interpolation says again what stands elsewhere.
         if key in flat
         and flat[key] is not None
         and not key.startswith(left_out)
         and not key.endswith("_partial_")
-        and not str(value).startswith("${")
+        and not _says_again(key, value)
     }
     return kept | {
         "dataset.release": flat["dataset.release"],
@@ -267,6 +266,12 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
         "trainer.dtype": flat["trainer.dtype"],
         "trainer.precision": flat["trainer.precision"],
     }
+
+
+def _says_again(key: str, value: Any) -> bool:  # noqa: ANN401 - any config value
+    """Whether a setting only repeats another of its name: model.latent is ${latent}."""
+    named = re.fullmatch(r"\$\{(?:\w+\.)*(\w+)\}", str(value))
+    return named is not None and named[1] == key.rpartition(".")[2]
 
 
 def build(config: DictConfig) -> "Detector":

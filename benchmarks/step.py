@@ -1,21 +1,21 @@
 """One optimiser step of GANomaly: asdgan's, alone and as a stack, against what a user would write.
 
-    python benchmarks/step.py --lanes 64 --batch 16,128,512 --threads 1 --rounds 5
+    python benchmarks/step.py --lanes 8,16,64 --batch 16,128,512 --threads 1 --rounds 5
 
-Four programs take turns in one process, on equal windows, and each step is timed by itself. Given
-are the median step and the fastest, per lane, and the ratios of either: on a machine that is lent
-out twice, a step is often stopped for a third of a second, and only the fastest says what the code
-costs.
+Several programs take turns in one process, on equal windows, and each step is timed by itself.
+Given are the median step and the fastest, per lane, and the ratios of either: on a machine that is
+lent out twice, a step is often stopped for a third of a second, and only the fastest says what the
+code costs.
 
 - plain: PyTorch modules, the repository's order of calls, four passes through D, two default
   Adams, minibatches by indexing a materialised array (kinder than a DataLoader);
 - lightning: the same nets as an ordinary LightningModule, automatic logging, a DataLoader;
 - one lane: asdgan's detector for a single run, windows gathered and noise drawn as in training;
-- lanes: the same detector as a stack.
+- 8 lanes, 16 lanes, ...: the same detector as a stack.
 
 --precision sets the matrix products of asdgan's side; the plain loop is timed at both, so that
 its own gain stands beside it. --compile compiles asdgan's step; the first call is timed apart.
-Prints one JSON object.
+Prints a line of JSON for the whole, and one for each batch size as soon as it is measured.
 """
 
 import argparse
@@ -199,38 +199,44 @@ def measure(batch, chosen):
         torch.utils.data.TensorDataset(x), batch_size=batch, shuffle=True
     )
     plain, module = Plain(), Module()
-    one, many = ours(0, chosen.compile, batch), ours(chosen.lanes, chosen.compile, batch)
+    stacks = {lanes: ours(lanes, chosen.compile, batch) for lanes in (0, *chosen.lanes)}
     few = max(8, chosen.steps * 16 // batch)
     precision = torch.set_float32_matmul_precision
     precision(chosen.precision)
-    first = timed(lambda: (turn_of_ours(one, data, 2), turn_of_ours(many, data, 1)))
-    names = ("plain", "plain_medium", "lightning", "one_lane", "lanes")
-    steps = {name: [] for name in names}
+    first = {
+        _name(lanes): round(timed(lambda d=stack: turn_of_ours(d, data, 1)), 1)
+        for lanes, stack in stacks.items()
+    }
+    steps = {name: [] for name in ("plain", "plain, medium", "lightning", *first)}
     for _ in range(chosen.rounds):
         precision("highest")
         steps["plain"] += turn_of_plain(plain, x, batch, few)
         steps["lightning"] += turn_of_lightning(module, loader, few)
         precision("medium")
-        steps["plain_medium"] += turn_of_plain(plain, x, batch, few)
+        steps["plain, medium"] += turn_of_plain(plain, x, batch, few)
         precision(chosen.precision)
-        steps["one_lane"] += turn_of_ours(one, data, few)
-        steps["lanes"] += [t / chosen.lanes for t in turn_of_ours(many, data, max(3, few // 8))]
-    said = {"batch": batch, "first_steps_s": round(first, 1)}
-    for name, of in (("median", statistics.median), ("fastest", min)):
+        for lanes, stack in stacks.items():
+            taken = turn_of_ours(stack, data, max(3, few // max(1, lanes // 8)))
+            steps[_name(lanes)] += [seconds / max(1, lanes) for seconds in taken]
+    said = {"batch": batch, "first_step_s": first}
+    for middle, of in (("median", statistics.median), ("fastest", min)):
         ms = {program: 1e3 * of(times) for program, times in steps.items()}
-        said[name] = {
+        said[middle] = {
             "ms_per_lane_step": {program: round(value, 3) for program, value in ms.items()},
-            "lanes_over_plain": round(ms["plain"] / ms["lanes"], 2),
-            "lanes_over_lightning": round(ms["lightning"] / ms["lanes"], 2),
-            "one_lane_over_plain": round(ms["plain"] / ms["one_lane"], 2),
-            "plain_medium_over_plain": round(ms["plain"] / ms["plain_medium"], 2),
+            "times_plain": {
+                program: round(ms["plain"] / value, 2) for program, value in ms.items()
+            },
         }
     return said
 
 
+def _name(lanes):
+    return f"{lanes} lanes" if lanes else "one lane"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lanes", type=int, default=64)
+    parser.add_argument("--lanes", default="8,16,64", help="sizes of stacks")
     parser.add_argument("--batch", default="16,128,512")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -238,6 +244,7 @@ def main():
     parser.add_argument("--precision", choices=("highest", "medium"), default="highest")
     parser.add_argument("--compile", action="store_true")
     chosen = parser.parse_args()
+    chosen.lanes = [int(lanes) for lanes in chosen.lanes.split(",")]
     torch.set_num_threads(chosen.threads)
     warnings.filterwarnings("ignore")
     import logging
@@ -251,9 +258,10 @@ def main():
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "onednn_max_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
-        "rows": [measure(int(batch), chosen) for batch in chosen.batch.split(",")],
     }
-    print(json.dumps(said, indent=1))
+    print(json.dumps(said), flush=True)
+    for batch in chosen.batch.split(","):
+        print(json.dumps(measure(int(batch), chosen)), flush=True)
 
 
 if __name__ == "__main__":

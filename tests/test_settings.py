@@ -83,6 +83,14 @@ def test_every_setting_that_changes_a_result_makes_another_point(override):
     assert signature(one, 1, "data") != signature(other, 1, "data")
 
 
+def test_a_setting_that_follows_another_counts_by_its_value():
+    follows, typed = (
+        settings.identity(settings.compose(["model=ganomaly", *FOLDER, override]), "fan")
+        for override in ("lambda_con=${latent}", "lambda_con=8")
+    )
+    assert follows == typed
+
+
 def test_machine_type_recipe_and_data_make_another_point():
     config = settings.compose(["model=ganomaly", *FOLDER])
     fan, pump = (settings.identity(config, name) for name in ("fan", "pump"))
