@@ -25,6 +25,7 @@ from rich.text import Text
 from asdgan import ledger, metrics
 from asdgan.errors import BadInput
 from asdgan.files import write_whole
+from asdgan.terminal import hung_up
 
 Row = dict[str, Any]  # of the ledger, and its `setting`
 Line = dict[str, Any]  # one line of the board: raw values by column
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may not fit the terminal
     try:
         _board(_arguments(argv))
+    except BrokenPipeError:
+        return hung_up()
     except (BadInput, OSError) as error:
         print(f"asdgan.board: {printable(str(error))}", file=sys.stderr)
         return 2

@@ -477,7 +477,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return terminal.refusal(error)
     sys.argv = [sys.argv[0], *arguments]
     _outcome.clear()
-    _job()
+    try:
+        _job()
+    except BrokenPipeError:
+        return terminal.hung_up()
     return max(_outcome, default=0)
 
 

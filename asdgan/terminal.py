@@ -1,5 +1,6 @@
 """How a command speaks: one sentence for bad input, a progress bar, a table of results."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,12 @@ def refusal(error: BadInput) -> int:
     """Prints what is wrong to standard error; gives the exit code for it."""
     print(f"asdgan: {error}", file=sys.stderr)
     return 2
+
+
+def hung_up() -> int:
+    """For when nobody reads the output any more (`| head`): no traceback; gives the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+    return 1
 
 
 class Bar:

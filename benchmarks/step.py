@@ -2,10 +2,9 @@
 
     python benchmarks/step.py --lanes 8,16,64 --batch 16,128,512 --threads 1 --rounds 5
 
-Several programs take turns in one process, on equal windows, and each step is timed by itself.
-Given are the median step and the fastest, per lane, and the ratios of either: on a machine that is
-lent out twice, a step is often stopped for a third of a second, and only the fastest says what the
-code costs.
+Several programs take turns in one process, on equal windows, and each step is timed by itself,
+less the time in which the machine stood still (see `Stops`). Given are the median step and the
+fastest, per lane, and the ratios of either to the plain loop.
 
 - plain: PyTorch modules, the repository's order of calls, four passes through D, two default
   Adams, minibatches by indexing a materialised array (kinder than a DataLoader);
@@ -23,6 +22,7 @@ import itertools
 import json
 import os
 import statistics
+import threading
 import time
 import warnings
 
@@ -124,10 +124,42 @@ def ours(lanes, compiled, batch):
     return detector
 
 
+class Stops(threading.Thread):
+    """Knows when the processor was taken away.
+
+    On a machine that is lent out twice a program may stand still for a third of a second, ten
+    times in a long step. This thread shares the one core of the steps and wakes every 2 ms; where
+    it wakes 10 ms late or more, nothing ran, and that time is left out of what is measured.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.gaps = []
+        self.start()
+
+    def run(self):
+        last = time.perf_counter()
+        while True:
+            time.sleep(0.002)
+            now = time.perf_counter()
+            if now - last > 0.012:
+                self.gaps.append((last + 0.002, now))
+            last = now
+
+    def net(self, began, ended):
+        """Seconds between two moments, less the stops between them."""
+        stood = 0.0
+        for start, end in reversed(self.gaps):
+            if end < began:
+                break
+            stood += max(0.0, min(end, ended) - max(start, began))
+        return ended - began - stood
+
+
 def timed(step):
     began = time.perf_counter()
     step()
-    return time.perf_counter() - began
+    return began, time.perf_counter()
 
 
 def turn_of_ours(detector, data, steps):
@@ -144,7 +176,7 @@ def turn_of_ours(detector, data, steps):
             began = time.perf_counter()  # gathering a block's windows is part of its steps
             for batch in minibatches:
                 step(batch)
-                times.append(time.perf_counter() - began)
+                times.append((began, time.perf_counter()))
                 began = time.perf_counter()
                 if len(times) == steps:
                     return times
@@ -181,10 +213,10 @@ def turn_of_lightning(module, loader, steps):
         enable_model_summary=False,
     )
     trainer.fit(module, loader)
-    return [after - before for before, after in itertools.pairwise(watch.ends)]
+    return list(itertools.pairwise(watch.ends))
 
 
-def measure(batch, chosen):
+def measure(batch, chosen, stops):
     torch.manual_seed(0)
     frames = torch.randn(64 * 313, MELS)
     starts = torch.arange(65) * 313
@@ -204,10 +236,11 @@ def measure(batch, chosen):
     precision = torch.set_float32_matmul_precision
     precision(chosen.precision)
     first = {
-        _name(lanes): round(timed(lambda d=stack: turn_of_ours(d, data, 1)), 1)
+        _name(lanes): round(stops.net(*timed(lambda d=stack: turn_of_ours(d, data, 1))), 1)
         for lanes, stack in stacks.items()
     }
     steps = {name: [] for name in ("plain", "plain, medium", "lightning", *first)}
+    began = time.perf_counter()
     for _ in range(chosen.rounds):
         precision("highest")
         steps["plain"] += turn_of_plain(plain, x, batch, few)
@@ -216,9 +249,16 @@ def measure(batch, chosen):
         steps["plain, medium"] += turn_of_plain(plain, x, batch, few)
         precision(chosen.precision)
         for lanes, stack in stacks.items():
-            taken = turn_of_ours(stack, data, max(3, few // max(1, lanes // 8)))
-            steps[_name(lanes)] += [seconds / max(1, lanes) for seconds in taken]
-    said = {"batch": batch, "first_step_s": first}
+            steps[_name(lanes)] += turn_of_ours(stack, data, max(3, few // max(1, lanes // 8)))
+    ended = time.perf_counter()
+    time.sleep(0.1)  # the last stop is written down when it ends
+    stood = 1 - stops.net(began, ended) / (ended - began)
+    said = {"batch": batch, "first_step_s": first, "share_stood_still": round(stood, 2)}
+    each = {name: lanes for lanes in stacks if (name := _name(lanes)) and lanes}
+    steps = {
+        name: [stops.net(*step) / each.get(name, 1) for step in taken]
+        for name, taken in steps.items()
+    }
     for middle, of in (("median", statistics.median), ("fastest", min)):
         ms = {program: 1e3 * of(times) for program, times in steps.items()}
         said[middle] = {
@@ -246,6 +286,9 @@ def main():
     chosen = parser.parse_args()
     chosen.lanes = [int(lanes) for lanes in chosen.lanes.split(",")]
     torch.set_num_threads(chosen.threads)
+    if chosen.threads == 1:  # on the core where the stops are watched
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    stops = Stops()
     warnings.filterwarnings("ignore")
     import logging
 
@@ -261,7 +304,7 @@ def main():
     }
     print(json.dumps(said), flush=True)
     for batch in chosen.batch.split(","):
-        print(json.dumps(measure(int(batch), chosen)), flush=True)
+        print(json.dumps(measure(int(batch), chosen, stops)), flush=True)
 
 
 if __name__ == "__main__":

@@ -181,3 +181,18 @@ def test_the_command_line_answers_a_mistake_with_a_sentence_and_exit_code_2(tmp_
     assert said.returncode == 2
     assert said.stderr == "asdgan: modle: no such setting; did you mean model?\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(tmp_path, repository):
+    command = f"{sys.executable} -m asdgan.run --help | true"
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    said = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stderr == ""
