@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _SCRATCH = tempfile.TemporaryDirectory(prefix="asdgan-tests-")
 for _name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
     os.environ.setdefault(_name, str(Path(_SCRATCH.name) / _name.lower()))
+# Small steps gain nothing from a second thread, and wait for it where the core is not free.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
