@@ -329,7 +329,8 @@ def failed(folder, signatures=("0" * 16,), kind="raised", reason="ValueError: no
 def test_a_failure_is_listed_with_its_reason_in_one_line_and_is_no_result(tmp_path):
     path = failed(tmp_path / "runs" / "a", ["0" * 16, "1" * 16])
     found, refused = ledger.failures(tmp_path)
-    assert refused == [] and ledger.read_all(tmp_path) == ([], [])
+    assert refused == []
+    assert ledger.read_all(tmp_path) == ([], [])
     assert [one.path for one in found] == [path]
     assert found[0].signatures == ("0" * 16, "1" * 16)
     assert (found[0].kind, found[0].reason) == ("raised", "ValueError: no such thing")
@@ -346,7 +347,8 @@ def test_a_damaged_failure_is_reported_and_left_out(tmp_path):
     path = failed(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"raised", b"killed"))
     found, refused = ledger.failures(tmp_path)
-    assert found == [] and [one for one, _ in refused] == [path]
+    assert found == []
+    assert [one for one, _ in refused] == [path]
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "bad luck"}, {"signatures": []}])
