@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from typing import Any, BinaryIO
 from asdgan.errors import Damaged
 
 CHUNK = 1 << 20  # bytes
+SEALED = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n')  # the end of a JSON file
+SEAL = len('"sha256": ""\n}\n') + 64  # bytes
 
 
 class WholeFile:
@@ -100,11 +103,20 @@ def canonical(body: Any) -> bytes:  # noqa: ANN401 - any JSON value
 
 
 def write_json(path: Path, body: dict[str, Any]) -> None:
-    """Writes a JSON object whole, its own checksum inside as the key `sha256`."""
-    body = _plain(body)
-    digest = hashlib.sha256(canonical(body)).hexdigest()
-    text = json.dumps({**body, "sha256": digest}, indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(path, text.encode() + b"\n")
+    """Writes a JSON object whole, its own checksum inside as the last key, `sha256`.
+
+    The checksum covers the text before it, byte for byte. A line holds one key, or one item of
+    a list of lists or objects.
+
+    Raises:
+        ValueError: A number is NaN or infinite, or a key is `sha256`.
+    """
+    if "sha256" in body:
+        raise ValueError(f"{path}: the key 'sha256' is the checksum's own")
+    lines = [f"{_text(key)}: {_lines(value)}" for key, value in _plain(body).items()]
+    head = ("{\n" + "".join(f"{line},\n" for line in lines)).encode()
+    seal = f'"sha256": "{hashlib.sha256(head).hexdigest()}"\n}}\n'
+    write_whole(path, head + seal.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,22 +124,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such file.
-        Damaged: It is not JSON, not an object, has no checksum, or does not match it.
+        Damaged: It has no checksum, or does not match it, or is not JSON in spite of it.
     """
+    data = path.read_bytes()
+    found, seal = hashlib.sha256(data[:-SEAL]).hexdigest(), SEALED.fullmatch(data[-SEAL:])
+    if seal is None:
+        raise Damaged(f"{path}: no checksum inside, so it was not written by asdgan or was cut")
+    if found != (stated := seal[1].decode()):
+        raise Damaged(f"{path}: checksum {found[:12]} found, {stated[:12]} stated inside")
     try:
-        body = json.loads(path.read_bytes())
+        body = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(body, dict) or not isinstance(body.get("sha256"), str):
-        raise Damaged(f"{path}: no checksum inside, so it was not written by asdgan or was cut")
-    stated = body.pop("sha256")
-    try:
-        found = hashlib.sha256(canonical(body)).hexdigest()
-    except ValueError:
-        found = "none, it holds NaN"
-    if found != stated:
-        raise Damaged(f"{path}: checksum {found[:12]} found, {stated[:12]} stated inside")
+    del body["sha256"]
     return body
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _lines(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return "[\n" + ",\n".join(map(_text, value)) + "\n]"
+    return _text(value)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value

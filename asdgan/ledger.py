@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from asdgan.errors import Damaged
 from asdgan.files import canonical, read_json, sha256_of, write_json, write_whole
 
-FORMAT = 1  # of the JSON file; raised when its keys change their meaning
+FORMAT = 2  # of the JSON file; raised when its keys change their meaning
 RESULT = re.compile(r"epochs_[0-9]{5,}\.json")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a path would lead out of the folder
 SIGNATURE = re.compile(r"[0-9a-f]{16}")
@@ -53,8 +53,8 @@ ROW = {
     "epochs": int,
     "selection": dict,
     "primary": str,
-    "auc": float | int | None,
-    "pauc": float | int | None,
+    "auc": (float, int, type(None)),  # a tuple is looked through faster than a union
+    "pauc": (float, int, type(None)),
     "sections": dict,
     "clips": int,
 }
@@ -62,12 +62,36 @@ ROW = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result: where its JSON lies, its rows, and the sha256 of each file beside it by name."""
+    """One result.
+
+    What all rows of a stack say is stored and kept once: a row is `shared`, and its own entries
+    beside it; so are its settings.
+
+    Attributes:
+        path: Of its JSON.
+        epochs: Of training, the same in each row.
+        files: The sha256 of each file beside it, by name.
+        shared: What all rows say.
+        own: What each row says beside that.
+    """
 
     path: Path
     epochs: int
-    rows: tuple[dict[str, Any], ...]
     files: dict[str, str]
+    shared: dict[str, Any]
+    own: tuple[dict[str, Any], ...]
+
+    @property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """The rows whole, put together anew at each call."""
+        return tuple(
+            {
+                **self.shared,
+                **own,
+                "settings": {**self.shared.get("settings", {}), **own.get("settings", {})},
+            }
+            for own in self.own
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +181,8 @@ def write(
             disagrees.
         OSError: The disk refused, or is full.
     """
-    for row in rows:
-        if wrong := _wrong_row(row, epochs):
-            raise ValueError(f"a row of {folder} cannot be stored: {wrong}")
+    if wrong := _wrong_rows({}, rows, epochs):
+        raise ValueError(f"{folder} cannot be stored: {wrong}")
     signatures = [row["signature"] for row in rows]
     if len(set(signatures)) != len(signatures) or not rows:
         raise ValueError(f"{len(rows)} rows for {folder} with {len(set(signatures))} signatures")
@@ -177,9 +200,9 @@ def write(
             # another reading's file, which its own JSON vouches for
             files[f"{path.stem}.config.yaml"] = files.pop("config.yaml")
         stated = {name: write_whole(folder / name, data) for name, data in sorted(files.items())}
-        write_json(
-            path, {"format": FORMAT, "epochs": epochs, "files": stated, "rows": [*map(dict, rows)]}
-        )
+        shared, own = _factored([dict(row) for row in rows])
+        body = {"format": FORMAT, "epochs": epochs, "files": stated, "shared": shared, "rows": own}
+        write_json(path, body)
     return path
 
 
@@ -221,6 +244,24 @@ def read_scores(result: Result) -> dict[str, NDArray[Any]]:
         return dict(arrays)
 
 
+def each(root: Path, verify: bool = False) -> Iterator[tuple[Path, Result | str]]:
+    """Every result below `root` as it is read, by path; for a file that is none, the reason.
+
+    Args:
+        root: As for `read_all`.
+        verify: As for `read_all`.
+    """
+    for path in _paths(root):
+        try:
+            result = read(path) if verify else _listed(path)
+            if missing := [name for name in result.files if not (path.parent / name).is_file()]:
+                raise Damaged(f"{path}: {', '.join(missing)} missing beside it")
+        except (Damaged, OSError) as error:
+            yield path, str(error).removeprefix(f"{path}: ")
+        else:
+            yield path, result
+
+
 def read_all(root: Path, verify: bool = False) -> tuple[list[Result], list[tuple[Path, str]]]:
     """Every result below `root`, sorted by path, and the files that are not one, with the reason.
 
@@ -230,14 +271,11 @@ def read_all(root: Path, verify: bool = False) -> tuple[list[Result], list[tuple
             it their presence is checked only.
     """
     results, refused = [], []
-    for path in _paths(root):
-        try:
-            result = read(path) if verify else _listed(path)
-            if missing := [name for name in result.files if not (path.parent / name).is_file()]:
-                raise Damaged(f"{path}: {', '.join(missing)} missing beside it")
-            results.append(result)
-        except (Damaged, OSError) as error:
-            refused.append((path, str(error).removeprefix(f"{path}: ")))
+    for path, found in each(root, verify):
+        if isinstance(found, Result):
+            results.append(found)
+        else:
+            refused.append((path, found))
     return results, refused
 
 
@@ -314,16 +352,19 @@ def failures(root: Path) -> tuple[list[Failure], list[tuple[Path, str]]]:
         try:
             body = read_json(path)
             signatures = body.get("signatures")
-            text = [body.get(key) for key in ("kind", "reason", "model", "machine_type")]
+            said = [body.get(key) for key in ("kind", "reason", "model", "machine_type")]
+            text = [one for one in said if isinstance(one, str)]
             if (
                 body.get("format") != FORMAT
                 or not isinstance(signatures, list)
                 or not all(isinstance(one, str) and SIGNATURE.fullmatch(one) for one in signatures)
-                or not all(isinstance(one, str) for one in text)
+                or len(text) != len(said)
                 or not isinstance(body.get("settings"), dict)
             ):
                 raise Damaged(f"{path}: not a failure of format {FORMAT}")
-            found.append(Failure(path, tuple(signatures), *text, body["settings"]))
+            kind, reason, model, machine_type = text
+            names = tuple(signatures)
+            found.append(Failure(path, names, kind, reason, model, machine_type, body["settings"]))
         except (Damaged, OSError) as error:
             refused.append((path, str(error).removeprefix(f"{path}: ")))
     return found, refused
@@ -341,7 +382,7 @@ def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 def _listed(path: Path) -> Result:
     """A result whose JSON verifies; the files beside it are not looked at."""
     body = read_json(path)
-    epochs, rows, files = (body.get(key) for key in ("epochs", "rows", "files"))
+    epochs, shared, rows, files = (body.get(key) for key in ("epochs", "shared", "rows", "files"))
     if body.get("format") != FORMAT or type(epochs) is not int or not isinstance(files, dict):
         raise Damaged(f"{path}: not a result of format {FORMAT} (format {body.get('format')!r})")
     for name, stated in files.items():
@@ -349,28 +390,68 @@ def _listed(path: Path) -> Result:
             raise Damaged(f"{path}: names {name!r} as a file beside it")
     if not isinstance(rows, list) or not rows:
         raise Damaged(f"{path}: has no rows")
+    if not isinstance(shared, dict):
+        raise Damaged(f"{path}: what rows share is {type(shared).__name__}")
+    if wrong := _wrong_rows(shared, rows, epochs):
+        raise Damaged(f"{path}: {wrong}")
+    return Result(path, epochs, files, shared, tuple(rows))
+
+
+def _factored(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What all rows say, and what each says beside it; the same one level down, in `settings`.
+
+    A single row shares nothing: it stands as it is.
+    """
+    if len(rows) == 1:
+        return {}, rows
+    shared, own = _common(rows)
+    if "settings" not in shared:
+        settings, rest = _common([row["settings"] for row in rows])
+        shared["settings"] = settings
+        own = [row | {"settings": mine} for row, mine in zip(own, rest, strict=True)]
+    return shared, own
+
+
+def _common(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The entries that are the same text in every row, and the others of each."""
+    same = {}
+    for key, value in rows[0].items():
+        text = canonical(value)
+        if all(key in row and canonical(row[key]) == text for row in rows[1:]):
+            same[key] = value
+    rest = [{key: row[key] for key in row if key not in same} for row in rows]
+    return same, rest
+
+
+def _wrong_rows(shared: Mapping[str, Any], rows: Sequence[object], epochs: int) -> str | None:
+    """What keeps rows from being some; None for good ones. What they share is looked at once."""
+    if wrong := _wrong_values(shared, epochs):
+        return wrong
+    needed = ROW.keys() - shared.keys()
     for row in rows:
-        if wrong := _wrong_row(row, epochs):
-            raise Damaged(f"{path}: {wrong}")
-    return Result(path, epochs, tuple(rows), files)
+        if not isinstance(row, Mapping):
+            return f"a row is {type(row).__name__}"
+        if not needed <= row.keys():
+            return f"a row has no {min(needed - row.keys(), key=[*ROW].index)!r}"
+        if wrong := _wrong_values(row, epochs):
+            return wrong
+    return None
 
 
-def _wrong_row(row: object, epochs: int) -> str | None:
-    """What keeps a row from being one; None for a good row."""
-    if not isinstance(row, Mapping):
-        return f"a row is {type(row).__name__}"
-    for key, kind in ROW.items():
-        if key not in row:
-            return f"a row has no {key!r}"
-        if not isinstance(row[key], kind) or isinstance(row[key], bool):
-            return f"a row's {key!r} is {row[key]!r}"
-    if not SIGNATURE.fullmatch(row["signature"]):
-        return f"a row's signature is {row['signature']!r}"
-    if row["epochs"] != epochs:
+def _wrong_values(row: Mapping[str, Any], epochs: int) -> str | None:
+    """What is wrong with what a row says, all of it or a part."""
+    for key, value in row.items():
+        kind = ROW.get(key)
+        if kind is not None and (not isinstance(value, kind) or value is True or value is False):
+            return f"a row's {key!r} is {value!r}"
+    name, auc, pauc = (row.get(key) for key in ("signature", "auc", "pauc"))
+    if name is not None and not SIGNATURE.fullmatch(name):
+        return f"a row's signature is {name!r}"
+    if row.get("epochs", epochs) != epochs:
         return f"a row of {row['epochs']} epochs in a result of {epochs}"
-    for area in ("auc", "pauc"):
-        if row[area] is not None and not 0 <= row[area] <= 1:
-            return f"a row's {area!r} is {row[area]!r}"
+    for area, value in (("auc", auc), ("pauc", pauc)):
+        if value is not None and not 0 <= value <= 1:
+            return f"a row's {area!r} is {value!r}"
     return None
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import subprocess
@@ -160,8 +161,31 @@ def test_every_cut_of_a_json_file_is_damaged(tmp_path, monkeypatch):
 )
 def test_what_was_not_written_here_is_damaged(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(Damaged, match=r"a\.json: (not readable as JSON|no checksum|checksum)"):
+    with pytest.raises(Damaged, match=r"a\.json: no checksum inside"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_checksum_covers_the_text_and_not_only_the_values(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"rows": [{"auc": 0.5}, {"auc": 0.25}]})
+    text = path.read_text()
+    assert text.startswith('{\n"rows": [\n{"auc": 0.5},\n{"auc": 0.25}\n],\n"sha256": "')
+    path.write_text(text.replace('{"auc": 0.5},\n', '{"auc": 0.5}, '))
+    with pytest.raises(Damaged, match=r"a\.json: checksum [0-9a-f]{12} found, [0-9a-f]{12} stat"):
+        read_json(path)
+
+
+def test_a_checksum_alone_makes_no_json(tmp_path):
+    text = b"{,\n"
+    digest = hashlib.sha256(text).hexdigest()
+    (tmp_path / "a.json").write_bytes(text + f'"sha256": "{digest}"\n}}\n'.encode())
+    with pytest.raises(Damaged, match=r"a\.json: not readable as JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_the_key_of_the_checksum_is_not_a_users(tmp_path):
+    with pytest.raises(ValueError, match="the key 'sha256' is the checksum's own"):
+        write_json(tmp_path / "a.json", {"sha256": "0"})
 
 
 def test_a_json_that_is_not_there_is_no_damage(tmp_path):

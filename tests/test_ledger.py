@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import subprocess
@@ -78,6 +79,25 @@ def test_a_result_comes_back_as_it_was_written(tmp_path):
     ]
     stored = read_scores(result)
     assert all((stored[name] == array).all() for name, array in scores().items())
+
+
+def test_rows_of_a_stack_come_back_as_they_were_written(tmp_path):
+    wide = row(settings={"batch": 16, "lr": 1, "drop": None}, flags=["low"])
+    rows = (wide, row("1" * 16, settings={"batch": 16, "lr": 1.0}), row("2" * 16, auc=None))
+    result = read(store(tmp_path, *rows))
+    assert [json.dumps(one, sort_keys=True) for one in result.rows] == [
+        json.dumps(one, sort_keys=True) for one in rows
+    ]
+
+
+def test_what_all_rows_of_a_stack_say_is_stored_once(tmp_path):
+    settings = [{"batch": 16, "mels": 128, "lr": lr} for lr in (0.1, 0.2, True, 1, 1.0)]
+    rows = [row(f"{at:016d}", settings=one) for at, one in enumerate(settings)]
+    path = store(tmp_path, *rows)
+    result = read(path)
+    assert [set(own) for own in result.own] == [{"signature", "settings"}] * 5
+    assert [own["settings"] for own in result.own] == [{"lr": one["lr"]} for one in settings]
+    assert path.read_text().count("mels") == path.read_text().count(DATA) == 1
 
 
 def test_weights_may_be_left_out(tmp_path):
@@ -202,8 +222,8 @@ def test_listing_reports_what_is_no_result_with_its_reason(tmp_path):
     store(tmp_path / "a")
     flip(store(tmp_path / "b"), -10)  # inside the checksum
     (tmp_path / "b" / "epochs_00099.json").write_text('{"epochs": 99}')
-    write_json(tmp_path / "c" / "epochs_00001.json", {"format": 1, "epochs": 1, "files": {}})
-    write_json(tmp_path / "d" / "epochs_00001.json", {"format": 2})
+    write_json(tmp_path / "c" / "epochs_00001.json", {"format": 2, "epochs": 1, "files": {}})
+    write_json(tmp_path / "d" / "epochs_00001.json", {"format": 1})
     (store(tmp_path / "e").parent / "epochs_00010.safetensors").unlink()
     (tmp_path / "summary.json").write_text("{}")
     results, refused = read_all(tmp_path)
@@ -215,6 +235,23 @@ def test_listing_reports_what_is_no_result_with_its_reason(tmp_path):
         ("d", "not"),
         ("e", "epochs_00010.safetensors"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"shared": []}, "what rows share is list"),
+        ({"shared": {"auc": 2}}, "'auc' is 2"),
+        ({"rows": [{}]}, "a row has no 'signature'"),
+        ({"rows": [7]}, "a row is int"),
+        ({"epochs": 20}, "a row of 10 epochs in a result of 20"),
+    ],
+)
+def test_a_sealed_file_whose_rows_are_none_is_damaged(tmp_path, other, message):
+    path = store(tmp_path, row(), row("1" * 16))
+    write_json(path, {**read_json(path), **other})
+    with pytest.raises(Damaged, match=message):
+        read(path)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", "a/b"])
