@@ -1,43 +1,39 @@
-"""The leaderboard: `python -m asdgan.board [FOLDER]` lists results, best first.
+"""The leaderboard: `python -m asdgan.board [SWEEP or FOLDER]` lists results, best first.
 
-A line is one detector with the same settings everywhere: rows that differ only by machine type,
-data and seed. Releases never share a table, and two fingerprints of one machine type never share
-a mean. What speaks against a number stands beside it: machine types that are missing or
-undefined, means below 0.5, flags of the run, results that do not verify.
+`points` says what counts, `ranking` which lines there are; here they are printed and written.
+What speaks against a number stands beside it: machine types that are missing or undefined, means
+below 0.5, settings that test labels chose, flags of the run, points that failed, results that do
+not verify.
 """
 
 import argparse
 import csv
 import difflib
 import io
-import json
-import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import ledger, metrics
-from asdgan.errors import BadInput
-from asdgan.files import write_whole
+from asdgan import ledger, metrics, points, ranking
+from asdgan.errors import BadInput, Damaged
+from asdgan.files import read_json, write_whole
+from asdgan.points import said
+from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
 from asdgan.terminal import hung_up
 
-Row = dict[str, Any]  # of the ledger, and its `setting`
-Line = dict[str, Any]  # one line of the board: raw values by column
-
-APART = {"machine", "machine_type", "seed"}  # settings that differ inside a line
-AGAIN = {"detector", "model.primary"}  # settings that a row says under a shorter name
-NAMED = ("model", "recipe", "release", "machine_type", "data", "seed", "epochs", "primary")
-ORIGIN = ("signature", "commit", "device")
+OUTPUTS = Path("outputs")
+PLAN = "plan.json"  # what makes a folder a sweep
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
 HEADINGS = {
     "machine_type": "machine type",
     "machine_types": "machine types",
+    "chosen_among": "chosen among",
     "auc": "AUC",
     "pauc": "pAUC",
     "auc_mean": "mean AUC",
@@ -45,8 +41,20 @@ HEADINGS = {
     "signatures": "signature",
     "commits": "commit",
 }
-LOW = "below 0.5"
+MEANING = {
+    "settings": ": AUC and pAUC weighted by test clips",
+    "machine_type": "",
+    "point": "",
+    "best": ": best settings per machine type by {}; oracle: test labels chose among several",
+}
+REASONS = 8  # kinds of failure that are printed
 PIPE_WIDTH = 250  # columns where the output is no terminal: nothing is folded that grep may want
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuses in one sentence, as every other mistake is."""
+        raise BadInput(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,15 +78,93 @@ def printable(text: str) -> str:
     )
 
 
+def show(
+    results: Iterable[ledger.Result],
+    failures: Iterable[ledger.Failure] = (),
+    *,
+    by: str = "settings",
+    sort: str = "auc",
+    where: Sequence[str] = (),
+    top: int = 50,
+    wanted: Collection[str] | None = None,
+    refused: Sequence[tuple[Path, str]] = (),
+    csv_file: Path | None = None,
+    markdown_file: Path | None = None,
+    console: Console | None = None,
+) -> int:
+    """Prints a board of results that were read already; gives how many points have one.
+
+    Args:
+        results: Let go one by one, so that a generator costs little memory.
+        failures: Of points, some of which may have a result by now.
+        by: One of `ranking.VIEWS`.
+        sort: Best first by this area.
+        where: Conditions KEY=VALUE that all must hold.
+        top: Best ranks printed; all where it is 0.
+        wanted: Signatures of a sweep's points, the only ones that count; None for all.
+        refused: Files that are no result or no failure, with the reason; looked at last.
+        csv_file: Written with all lines.
+        markdown_file: Written with all lines.
+        console: Printed to; the terminal where it is None.
+
+    Raises:
+        BadInput: A condition is no KEY=VALUE, or no result knows its key.
+        OSError: A file cannot be written.
+    """
+    console = console or Console(
+        highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
+    )
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(printable(text), style=style))  # Text: what rows say is never markup
+
+    gathered = points.gather(results, where=where, wanted=wanted)
+    failed = points.lacking(failures, gathered.done, where=where, wanted=wanted)
+    if gathered.done and not gathered.points:
+        say(f"none of {len(gathered.done)} points has {' and '.join(where)}")
+    varying, shared = ranking.factored(gathered)
+    tables = ranking.ranked(gathered, by=by, area=sort, varying=varying)
+    for sentence in shared:
+        say(sentence, "dim")
+    for release, lines in tables.items():
+        say(_title(release, by, sort), "bold")
+        shown = [line for line in lines if line["rank"] <= top or top <= 0]
+        console.print(_table(shown))
+        if rest := [line for line in lines if line["rank"] > top > 0]:
+            low = sum(LOW in line["notes"] for line in rest)
+            say(f"{len(rest)} more lines, {low} of them {LOW}: --top 0 prints them all")
+    if gathered.again:
+        say(f"{gathered.again} rows repeat a point of another result and are not counted")
+    if wanted is not None:
+        lost = f", {failed.total()} failed" if failed else ""
+        say(f"{len(gathered.done)} of {len(wanted)} points done{lost}")
+    for sentence in _failed(failed):
+        say(sentence, "red")
+    for path, why in refused:
+        say(f"not counted: {path}: {why}", "red")
+    if csv_file:
+        write_whole(csv_file, _csv([line for lines in tables.values() for line in lines]))
+    if markdown_file:
+        titled = {_title(release, by, sort): lines for release, lines in tables.items()}
+        write_whole(markdown_file, _markdown(titled, shared, _failed(failed)))
+    return len(gathered.done)
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m asdgan.board", description="Results, best first.")
+    parser = _Parser("python -m asdgan.board", description="Results, best first.")
     add = parser.add_argument
-    add("folder", nargs="?", type=Path, help="searched for results (default: outputs)")
+    add(
+        "place",
+        nargs="?",
+        metavar="SWEEP or FOLDER",
+        help="a sweep by its name or folder, or a folder searched for results (default: outputs)",
+    )
     add(
         "--by",
-        choices=("settings", "machine_type"),
+        choices=ranking.VIEWS,
         default="settings",
-        help="a line for each detector setting, or for each point of each machine type",
+        help="a line for each detector setting over machine types, for each machine type over "
+        "seeds, for each point, or for the best settings of each machine type",
     )
     add("--sort", choices=metrics.AREAS, default="auc", help="best first by this area")
     add(
@@ -86,7 +172,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="only such rows; repeatable",
+        help="only such points; repeatable",
     )
     add("--top", type=int, default=50, metavar="N", help="best ranks printed (50; 0: all)")
     add("--csv", type=Path, metavar="F", help="write all lines there as CSV")
@@ -95,274 +181,97 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _board(chosen: argparse.Namespace) -> None:
-    folder = chosen.folder or Path("outputs")
-    if chosen.folder and not folder.is_dir():
-        raise BadInput(f"no folder {folder}; name the one that runs were written to")
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-    def say(text: str, style: str = "") -> None:
-        console.print(Text(printable(text), style=style))  # Text: what rows say is never markup
-
-    results, refused = ledger.read_all(folder)
-    rows, again = _once(row for result in results for row in result.rows)
-    kept = _where(rows, chosen.where)
-    if not rows and not refused:
-        say(f"no results under {folder}; make a first one: python -m asdgan.run model=ganomaly")
-    elif rows and not kept:
-        say(f"none of {len(rows)} points has {' and '.join(chosen.where)}")
-    varying, shared = _factored(kept)
-    view = _by_settings if chosen.by == "settings" else _by_machine_type
-    tables = {
-        release: _ranked(view(mine, varying), chosen.sort)
-        for release, mine in sorted(_grouped(kept, lambda row: row["release"]).items())
-    }
-    for sentence in shared:
-        say(sentence, "dim")
-    for release, lines in tables.items():
-        weighted = ": AUC and pAUC weighted by test clips" if chosen.by == "settings" else ""
-        say(release + weighted, "bold")
-        shown = [line for line in lines if line["rank"] <= chosen.top or chosen.top <= 0]
-        console.print(_table(shown))
-        if rest := [line for line in lines if line["rank"] > chosen.top > 0]:
-            low = sum(LOW in line["notes"] for line in rest)
-            say(f"{len(rest)} more lines, {low} of them {LOW}: --top 0 prints them all")
-    if again:
-        say(f"{again} rows repeat a point of another result and are not counted")
-    for path, why in refused:
-        say(f"not counted: {path}: {why}", "red")
-    if chosen.csv:
-        write_whole(chosen.csv, _csv([line for lines in tables.values() for line in lines]))
-    if chosen.markdown:
-        write_whole(chosen.markdown, _markdown(tables, shared))
+    folder, wanted = _place(chosen.place)
+    # Failures first: a point that is mended meanwhile has a result, and is no failure.
+    failures, refused = ledger.failures(folder)
+    done = show(
+        _results(folder, refused),
+        failures,
+        by=chosen.by,
+        sort=chosen.sort,
+        where=chosen.where,
+        top=chosen.top,
+        wanted=wanted,
+        refused=refused,
+        csv_file=chosen.csv,
+        markdown_file=chosen.markdown,
+    )
+    if not done and not failures and not refused and wanted is None:
+        print(f"no results under {printable(str(folder))}; make a first one: ", end="")
+        print("python -m asdgan.run model=ganomaly")
 
 
-def _once(rows: Iterable[Row]) -> tuple[list[Row], int]:
-    """Each point once, the first by path, with its `setting`; and how many rows came again.
-
-    A setting is what makes a row's line: everything but machine type, data and seed.
-    """
-    first: dict[str, Row] = {}
-    count = 0
-    for count, row in enumerate(rows, start=1):  # noqa: B007 - the last count is wanted
-        if row["signature"] not in first:
-            setting = {
-                **{key: row[key] for key in ("recipe", "epochs", "primary")},
-                **{
-                    key: value
-                    for key, value in row["settings"].items()
-                    if key not in AGAIN and key.removeprefix("dataset.") not in APART
-                },
-            }
-            first[row["signature"]] = {**row, "setting": setting}
-    return list(first.values()), count - len(first)
-
-
-def _where(rows: list[Row], conditions: Sequence[str]) -> list[Row]:
-    """The rows that meet every KEY=VALUE."""
-    fields = [
-        {
-            **row["settings"],
-            **{key: row.get(key) for key in NAMED + ORIGIN},
-            **{f"selection.{key}": value for key, value in row["selection"].items()},
-        }
-        for row in rows
-    ]
-    known = sorted(set().union(*fields))
-    for condition in conditions:
-        key, equals, value = condition.partition("=")
-        if not equals:
-            raise BadInput(f"--where {condition!r} is not KEY=VALUE")
-        if rows and key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise BadInput(f"--where {condition!r}: no result has a setting {key!r}; {hint}")
-        pairs = zip(rows, fields, strict=True)
-        kept = [(row, field) for row, field in pairs if _says(field.get(key), value)]
-        rows, fields = [row for row, _ in kept], [field for _, field in kept]
-    return rows
-
-
-def _says(value: Any, text: str) -> bool:  # noqa: ANN401 - a setting
-    """Whether a setting has the value that was typed."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return float(text) == value
-        except ValueError:
-            return False
-    if value is None or isinstance(value, bool):
-        return (
-            text.casefold() in {"null", "none"}
-            if value is None
-            else text.casefold() == _said(value)
-        )
-    return text == _said(value)
-
-
-def _factored(rows: list[Row]) -> tuple[list[str], list[str]]:
-    """The settings that are columns, and sentences for those that are not.
-
-    A setting is no column where every row shares its value, or where only some models know it
-    and it is the same in all rows of each: a network's own widths would be empty columns beside
-    another network.
-    """
-    values: dict[str, dict[str, set[Hashable]]] = defaultdict(lambda: defaultdict(set))
-    known: dict[tuple[str, str], tuple[int, Any]] = {}
-    counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        counts[row["model"]] += 1
-        for key, value in row["setting"].items():
-            values[key][row["model"]].add(_key(value))
-            known[key, row["model"]] = (known.get((key, row["model"]), (0, None))[0] + 1, value)
-    varying: list[str] = []
-    said: dict[str, list[str]] = {"every line": [], **{model: [] for model in sorted(counts)}}
-    for key, by_model in sorted(values.items()):
-        steady = all(
-            len(found) == 1 and known[key, model][0] == counts[model]
-            for model, found in by_model.items()
-        )
-        everywhere = len(by_model) == len(counts)
-        if steady and not everywhere:
-            for model in by_model:
-                said[model].append(f"{key} {_said(known[key, model][1])}")
-        elif steady and len(set().union(*by_model.values())) == 1:
-            said["every line"].append(f"{key} {_said(known[key, next(iter(by_model))][1])}")
+def _results(folder: Path, refused: list[tuple[Path, str]]) -> Iterator[ledger.Result]:
+    """The results of a folder one by one; what is none is added to `refused`."""
+    for path, found in ledger.each(folder):
+        if isinstance(found, ledger.Result):
+            yield found
         else:
-            varying.append(key)
-    return varying, [f"{who}: {', '.join(what)}" for who, what in said.items() if what]
+            refused.append((path, found))
 
 
-def _by_settings(rows: list[Row], varying: list[str]) -> list[Line]:
-    """One line a detector setting: its machine types and seeds together."""
-    present = {row["machine_type"] for row in rows}
-    alike = _grouped(rows, lambda row: _key([row["model"], row["setting"], row["selection"]]))
-    return [
-        _over_types(mine, varying, present)
-        for group in alike.values()
-        for mine in _one_data(group)
-    ]
+def _place(name: str | None) -> tuple[Path, set[str] | None]:
+    """The folder to search, and the signatures of a sweep's plan; None for a plain folder.
 
-
-def _one_data(rows: list[Row]) -> list[list[Row]]:
-    """Rows of one setting, parted so that no machine type has two fingerprints in a part.
-
-    The largest data of each machine type come together, then the second largest: a small sample
-    of a release is not averaged with the whole.
+    A sweep of this name goes before a folder: `outputs/sweeps/NAME` is looked at after a plan
+    in the folder itself.
     """
-    parts: dict[int, list[Row]] = defaultdict(list)
-    for mine in _grouped(rows, lambda row: row["machine_type"]).values():
-        by_data = _grouped(mine, lambda row: row["data"])
-        sizes = {data: some[0].get("train_clips", 0) for data, some in by_data.items()}
-        for part, data in enumerate(sorted(by_data, key=lambda data: (-sizes[data], data))):
-            parts[part] += by_data[data]
-    return list(parts.values())
+    if name is None:
+        return OUTPUTS, None
+    sweeps = OUTPUTS / "sweeps"
+    for folder in (Path(name), sweeps / name):
+        if (folder / PLAN).is_file():
+            return folder.resolve().parent.parent / "runs", _planned(folder / PLAN)
+    if Path(name).is_dir():
+        return Path(name), None
+    known = sorted(path.parent.name for path in sweeps.glob(f"*/{PLAN}"))
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        raise BadInput(f"no sweep and no folder {name}; did you mean {near[0]!r}?")
+    there = f"sweeps below {sweeps}: {', '.join(known)}" if known else f"no sweep below {sweeps}"
+    raise BadInput(f"no sweep and no folder {name} ({there}); name the one that was written to")
 
 
-def _over_types(rows: list[Row], varying: list[str], present: set[str]) -> Line:
-    """The line of one setting; `present` are the machine types that the release has here."""
-    by_seed = _grouped(rows, lambda row: row["seed"])
-    by_type = _grouped(rows, lambda row: row["machine_type"])
-    whole = metrics.overall({name: _over_seeds(mine) for name, mine in by_type.items()})
-    full = [
-        metrics.overall({row["machine_type"]: row for row in mine})
-        for mine in by_seed.values()
-        if {row["machine_type"] for row in mine} == set(by_type)
-    ]  # the mean of a seed that lacks a type differs for another reason than chance
-    spread = {}
-    for area in metrics.AREAS:
-        each = [one[f"{area}_weighted"] for one in full if one["undefined"] == whole["undefined"]]
-        spread[area] = statistics.stdev(each) if len(each) > 1 and None not in each else None
-    missing, lacking = sorted(present - set(by_type)), len(by_seed) - len(full)
-    notes = [
-        *([f"missing: {', '.join(missing)}"] if missing else []),
-        *([f"undefined: {', '.join(whole['undefined'])}"] if whole["undefined"] else []),
-        *([f"{lacking} of {len(by_seed)} seeds lack a machine type"] if lacking else []),
+def _planned(path: Path) -> set[str]:
+    """The signatures of all points of a plan."""
+    try:
+        jobs = read_json(path)["jobs"]
+        names = {name for job in jobs for lane in job["signatures"] for name in lane}
+    except Damaged as error:
+        raise BadInput(f"{error}; plan the sweep again") from None
+    except (KeyError, TypeError):
+        names = {""}
+    if not all(isinstance(name, str) and ledger.SIGNATURE.fullmatch(name) for name in names):
+        raise BadInput(f"{path} is not a plan: its jobs do not say the signatures of their points")
+    return names
+
+
+def _title(release: str, by: str, area: str) -> str:
+    return release + MEANING[by].format(HEADINGS[area])
+
+
+def _failed(counts: Counter[tuple[str, str, str, str]]) -> list[str]:
+    """A sentence for each reason why points failed, the most frequent first."""
+    listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    sentences = [
+        f"failed: {count} {'point' if count == 1 else 'points'} of {model} on {machine_type}: "
+        f"{kind}: {reason}"
+        for (model, machine_type, kind, reason), count in listed[:REASONS]
     ]
-    return {
-        **_head(rows[0], varying),
-        "types": len(by_type),
-        "machine_types": " ".join(sorted(by_type)),
-        "missing": " ".join(missing),
-        "undefined": " ".join(whole["undefined"]),
-        "clips": sum(mine[0]["clips"] for mine in by_type.values()),
-        "seeds": len(by_seed),
-        "auc": whole["auc_weighted"],
-        "auc_sd": spread["auc"],
-        "pauc": whole["pauc_weighted"],
-        "pauc_sd": spread["pauc"],
-        "auc_mean": whole["auc_mean"],
-        "pauc_mean": whole["pauc_mean"],
-        **_tail(rows, notes, [whole["auc_weighted"], whole["auc_mean"]]),
-    }
-
-
-def _over_seeds(rows: list[Row]) -> Row:
-    """The mean of one machine type over its seeds."""
-    mean: Row = {"clips": rows[0]["clips"]}
-    for area in metrics.AREAS:
-        defined = [row[area] for row in rows if row[area] is not None]
-        mean[area] = statistics.fmean(defined) if defined else None
-    return mean
-
-
-def _by_machine_type(rows: list[Row], varying: list[str]) -> list[Line]:
-    """One line a point."""
-    lines = []
-    for row in rows:
-        sections = sorted(row["sections"].items())
-        reasons = [entry["reason"] for _, entry in sections if "reason" in entry]
-        line = {
-            "machine_type": row["machine_type"],
-            **_head(row, varying),
-            "seed": row["seed"],
-            "clips": row["clips"],
-            "auc": row["auc"],
-            "pauc": row["pauc"],
-            "per_id": "  ".join(f"id_{name} {_area(entry['auc'])}" for name, entry in sections),
-            **_tail([row], reasons, [row["auc"]]),
-        }
-        lines.append(line)
-    return lines
-
-
-def _head(row: Row, varying: list[str]) -> Line:
-    chosen = {key: row["setting"].get(key) for key in varying}
-    return {"release": row["release"], "model": row["model"], **chosen}
-
-
-def _tail(rows: list[Row], notes: list[str], means: list[float | None]) -> Line:
-    selection = rows[0]["selection"]
-    flags = sorted({str(flag) for row in rows for flag in row.get("flags") or ()})
-    low = [LOW] if any(mean is not None and mean < 0.5 for mean in means) else []
-    return {
-        "selection": f"{selection.get('settings')}/{selection.get('checkpoint')}",
-        "signatures": " ".join(sorted(row["signature"] for row in rows)),
-        "commits": " ".join(sorted({str(row.get("commit") or "unknown")[:8] for row in rows})),
-        "notes": "; ".join([*low, *notes, *flags]),
-    }
-
-
-def _ranked(lines: list[Line], area: str) -> list[Line]:
-    """Best first, undefined last, ranked; within each machine type where lines are of one."""
-
-    def place(line: Line) -> tuple[Any, ...]:
-        worth = line[area]
-        return line.get("machine_type", ""), worth is None, -(worth or 0.0), line["signatures"]
-
-    ranked: list[Line] = []
-    for line in sorted(lines, key=place):
-        goes_on = ranked and ranked[-1].get("machine_type") == line.get("machine_type")
-        ranked.append({"rank": ranked[-1]["rank"] + 1 if goes_on else 1, **line})
-    return ranked
+    if rest := listed[REASONS:]:
+        more = sum(count for _, count in rest)
+        sentences.append(f"failed: {more} more points, for {len(rest)} other reasons")
+    return sentences
 
 
 def _cells(line: Line) -> dict[str, str]:
     """A line as a person wants it: numbers with their spread, long lists counted."""
-    cells = {key: _said(value) for key, value in line.items() if key not in HIDDEN}
+    cells = {key: said(value) for key, value in line.items() if key not in HIDDEN}
     for area in metrics.AREAS:
         spread = line.get(f"{area}_sd")
-        cells[area] = _area(line[area]) + (f" ± {spread:.4f}" if spread is not None else "")
+        cells[area] = area_said(line[area]) + (f" ± {spread:.4f}" if spread is not None else "")
     if "types" in line:
-        cells["auc_mean"] = _area(line["auc_mean"])
+        cells["auc_mean"] = area_said(line["auc_mean"])
         seen = line["types"] + len(line["missing"].split())
         if line["types"] > 2 or seen > line["types"]:
             cells["machine_types"] = (
@@ -382,7 +291,8 @@ def _table(lines: list[Line]) -> Table:
         heading = Text(printable(HEADINGS.get(key, key)))
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for line, row in zip(lines, rows, strict=True):
-        style = "yellow" if LOW in line["notes"] else None
+        mean = "bold" if line.get("machine_type") in (WEIGHTED, PLAIN) else None
+        style = "yellow" if LOW in line["notes"] else mean
         table.add_row(*(Text(printable(text)) for text in row.values()), style=style)
     return table
 
@@ -393,7 +303,7 @@ def _csv(lines: list[Line]) -> bytes:
     def cell(value: Any) -> Any:  # noqa: ANN401 - any JSON value
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
             return value
-        text = _said(value)
+        text = said(value)
         return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
     stream = io.StringIO()
@@ -403,15 +313,16 @@ def _csv(lines: list[Line]) -> bytes:
     return stream.getvalue().encode(errors="backslashreplace")
 
 
-def _markdown(tables: dict[str, list[Line]], shared: list[str]) -> bytes:
-    """A table a release, under the settings that are no column."""
+def _markdown(tables: dict[str, list[Line]], shared: list[str], failed: list[str]) -> bytes:
+    """A table a release, under the settings that are no column and above what failed."""
     parts = [_escaped(sentence) for sentence in shared]
-    for release, lines in tables.items():
+    for title, lines in tables.items():
         rows = [_cells(line) for line in lines]
         head = [_escaped(HEADINGS.get(key, key)) for key in rows[0]]
         body = [[_escaped(text) for text in row.values()] for row in rows]
         block = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body]]
-        parts += [f"## {_escaped(release)}", "\n".join(block)]
+        parts += [f"## {_escaped(title)}", "\n".join(block)]
+    parts += ["\n".join(f"- {_escaped(sentence)}" for sentence in failed)] if failed else []
     return ("\n\n".join(parts) + "\n").encode()
 
 
@@ -419,34 +330,6 @@ def _escaped(text: str) -> str:
     """Text that Markdown shows as it is: it ends no cell, and is neither markup nor HTML."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{sign}" if sign in r"\|`*[]" else sign for sign in text)
-
-
-def _grouped(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    groups: dict[Any, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[key(row)].append(row)
-    return groups
-
-
-def _key(value: Any) -> Hashable:  # noqa: ANN401 - any JSON value
-    """The value as something to compare by: 1 is 1.0, but not true, nor "1"."""
-    if isinstance(value, dict):
-        return tuple((key, _key(value[key])) for key in sorted(value))
-    if isinstance(value, list | tuple):
-        return tuple(_key(item) for item in value)
-    return (bool, value) if isinstance(value, bool) else value
-
-
-def _said(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _area(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

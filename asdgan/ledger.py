@@ -417,7 +417,9 @@ def _common(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, 
     same = {}
     for key, value in rows[0].items():
         text = canonical(value)
-        if all(key in row and canonical(row[key]) == text for row in rows[1:]):
+        if all(
+            key in row and (row[key] is value or canonical(row[key]) == text) for row in rows[1:]
+        ):
             same[key] = value
     rest = [{key: row[key] for key in row if key not in same} for row in rows]
     return same, rest

@@ -6,6 +6,8 @@ scikit-learn's numbers in float64, in closed form over any number of lanes. High
 stranger. Where an area is undefined the answer is None and a reason, never 0.5.
 """
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -167,8 +169,10 @@ def overall(judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for area in AREAS:
         values = [judged[name][area] for name in counted]
         weights = [judged[name]["clips"] for name in counted]
-        means[f"{area}_weighted"] = float(np.average(values, weights=weights)) if counted else None
-        means[f"{area}_mean"] = float(np.mean(values)) if counted else None
+        total = sum(weights)
+        whole = math.fsum(map(operator.mul, values, weights))
+        means[f"{area}_weighted"] = whole / total if total else None
+        means[f"{area}_mean"] = math.fsum(values) / len(values) if counted else None
     return {**means, "machine_types": counted, "undefined": sorted(set(judged) - set(counted))}
 
 

@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from asdgan import board, ledger
+from asdgan.files import write_json
 
 SCORES = {
     "clip": np.array(["a.wav"]),
@@ -187,7 +189,7 @@ def test_numbers_that_are_equal_are_one_setting(tmp_path, show):
     assert len(lines(show())) == 2
 
 
-def test_by_machine_type_gives_a_line_a_point_with_its_sections(tmp_path, show):
+def test_by_point_gives_a_line_a_point_with_its_sections(tmp_path, show):
     sections = {
         "00": {"auc": 0.9, "pauc": 0.9, "normal": 1, "anomaly": 1},
         "02": {"auc": None, "pauc": None, "normal": 1, "anomaly": 0, "reason": "id_02: one class"},
@@ -195,10 +197,253 @@ def test_by_machine_type_gives_a_line_a_point_with_its_sections(tmp_path, show):
     add(tmp_path, 0.9, sections=sections, seed=3)
     add(tmp_path, 0.8)
     add(tmp_path, 0.7, machine_type="pump")
-    first, second, third = lines(show("--by", "machine_type"))
+    first, second, third = lines(show("--by", "point"))
     assert "id_00 0.9000  id_02 undefined" in first
     assert "id_02: one class" in first
     assert [line.split()[0] for line in (first, second, third)] == ["1", "2", "1"]
+
+
+def test_by_machine_type_gives_mean_and_spread_over_seeds(tmp_path, show):
+    for seed, auc in enumerate((0.7, 0.8, 0.9)):
+        add(tmp_path, auc, seed=seed)
+        add(tmp_path, auc - 0.2, seed=seed, machine_type="pump")
+    show("--by", "machine_type", "--csv", str(tmp_path / "a.csv"))
+    fan, pump = read_csv(tmp_path / "a.csv")
+    assert (fan["machine_type"], pump["machine_type"], fan["seeds"]) == ("fan", "pump", "3")
+    assert [float(pump[key]) for key in ("auc", "auc_sd", "pauc_sd")] == pytest.approx(
+        [0.6, 0.1, 0.05], abs=1e-15
+    )
+    assert fan["per_id"] == "id_00 0.8000"
+
+
+def test_a_seed_without_an_area_is_said_and_in_no_mean(tmp_path, show):
+    for seed, auc in enumerate((0.7, 0.9, None)):
+        add(tmp_path, auc, seed=seed)
+    (line,) = lines(show("--by", "machine_type"))
+    assert "0.8000 ± 0.1414" in line
+    assert "1 of 3 seeds undefined" in line
+
+
+def grid(root):
+    """Fan is best at batch 16, pump at 128; of two seeds each, and pump has more clips."""
+    for seed, low in enumerate((0.0, 0.02)):
+        for batch, fan, pump in ((16, 0.9, 0.6), (128, 0.8, 0.7), (512, 0.4, 0.3)):
+            other = {"seed": seed, "settings": {"batch": batch}}
+            add(root, fan - low, clips=100, **other)
+            add(root, pump - low, clips=300, machine_type="pump", **other)
+
+
+def best_of(root, show, *arguments):
+    text = show("--by", "best", "--csv", str(root / "a.csv"), *arguments)
+    return text, read_csv(root / "a.csv")
+
+
+def test_by_best_gives_the_settings_that_won_on_each_machine_type(tmp_path, show):
+    grid(tmp_path)
+    text, (fan, pump, *_) = best_of(tmp_path, show)
+    assert [(one["machine_type"], one["batch"]) for one in (fan, pump)] == [
+        ("fan", "16"),
+        ("pump", "128"),
+    ]
+    assert float(fan["auc"]) == pytest.approx(0.89, abs=1e-15)
+    assert (fan["chosen_among"], fan["seeds"], fan["selection"]) == ("3", "2", "oracle/last")
+    assert "dcase2020: best settings per machine type by AUC; oracle: test labels chose" in text
+
+
+def test_by_best_ends_with_the_means_of_the_winners(tmp_path, show):
+    grid(tmp_path)
+    _, (*_, weighted, plain) = best_of(tmp_path, show)
+    assert (weighted["machine_type"], plain["machine_type"]) == ("weighted mean", "plain mean")
+    assert float(weighted["auc"]) == pytest.approx((0.89 + 3 * 0.69) / 4, abs=1e-15)
+    assert float(plain["auc"]) == pytest.approx((0.89 + 0.69) / 2, abs=1e-15)
+    assert (weighted["clips"], weighted["selection"], weighted["batch"]) == (
+        "400",
+        "oracle/last",
+        "",
+    )
+
+
+def test_by_best_of_one_setting_is_no_choice(tmp_path, show):
+    add(tmp_path, 0.8)
+    add(tmp_path, 0.7, seed=1)
+    text, table = best_of(tmp_path, show)
+    assert [line["selection"] for line in table] == ["named/last"] * 3
+    assert table[0]["chosen_among"] == "1"
+    assert "oracle/" not in text
+
+
+def test_by_best_chooses_by_the_mean_over_seeds_of_the_area_asked_for(tmp_path, show):
+    for seed, pauc in enumerate((0.9, 0.1)):
+        add(tmp_path, 0.8, pauc=pauc, seed=seed, settings={"batch": 1})
+        add(tmp_path, 0.6, pauc=0.55, seed=seed, settings={"batch": 2})
+    assert best_of(tmp_path, show)[1][0]["batch"] == "1"
+    assert best_of(tmp_path, show, "--sort", "pauc")[1][0]["batch"] == "2"
+
+
+def test_by_best_ranks_detectors_and_says_what_they_lack(tmp_path, show):
+    add(tmp_path, 0.6, model="egbad")
+    add(tmp_path, 0.7, model="egbad", machine_type="pump")
+    add(tmp_path, 0.9)
+    _, table = best_of(tmp_path, show)
+    assert [(line["rank"], line["model"]) for line in table] == [
+        *[("1", "ganomaly")] * 3,
+        *[("2", "egbad")] * 4,
+    ]
+    assert [line["notes"] for line in table] == ["", *["missing: pump"] * 2, *[""] * 4]
+
+
+def test_by_best_never_prefers_what_is_undefined(tmp_path, show):
+    add(tmp_path, None, settings={"batch": 1})
+    add(tmp_path, 0.1, settings={"batch": 2})
+    add(tmp_path, None, machine_type="pump", settings={"batch": 1})
+    add(tmp_path, None, machine_type="pump", settings={"batch": 2})
+    _, (fan, pump, weighted, _) = best_of(tmp_path, show)
+    assert (fan["batch"], fan["selection"]) == ("2", "oracle/last")
+    assert (pump["auc"], pump["selection"]) == ("", "named/last")
+    assert (weighted["auc"], weighted["notes"]) == ("0.1", "below 0.5; undefined: pump")
+
+
+def test_by_best_keeps_a_small_sample_apart_from_the_full_data(tmp_path, show):
+    add(tmp_path, 0.9, data="small", train_clips=18)
+    add(tmp_path, 0.7, data="full", train_clips=3675)
+    _, table = best_of(tmp_path, show)
+    assert [line["auc"] for line in table] == [*["0.9"] * 3, *["0.7"] * 3]
+    assert {line["selection"] for line in table} == {"named/last"}
+
+
+def fail(root, *names, kind="nan", reason="losses were not finite", **other):
+    said = {"model": "ganomaly", "machine_type": "fan", "settings": {"lr": 0.1}, **other}
+    return ledger.write_failure(
+        root / "runs" / names[0], signatures=names, kind=kind, reason=reason, **said
+    )
+
+
+def test_failures_are_counted_by_reason_the_most_frequent_first(tmp_path, show):
+    add(tmp_path)
+    fail(tmp_path, "1" * 16, kind="killed", reason="signal 9", machine_type="pump")
+    fail(tmp_path, "2" * 16, "3" * 16)
+    fail(tmp_path, "4" * 16)
+    failed = [line for line in show().splitlines() if line.startswith("failed")]
+    assert failed == [
+        "failed: 3 points of ganomaly on fan: nan: losses were not finite",
+        "failed: 1 point of ganomaly on pump: killed: signal 9",
+    ]
+
+
+def test_a_failed_point_that_has_a_result_by_now_is_no_failure(tmp_path, show):
+    path = add(tmp_path)
+    name = ledger.read(path).rows[0]["signature"]
+    fail(tmp_path, name)
+    assert "failed" not in show()
+    fail(tmp_path, "1" * 16, name)
+    assert "failed: 1 point of" in show()
+
+
+def test_many_reasons_are_cut_short_and_counted(tmp_path, show):
+    for number in range(12):
+        fail(tmp_path, f"{number:016x}", reason=f"reason {number}")
+    text = show("--markdown", str(tmp_path / "a.md"))
+    assert "failed: 4 more points, for 4 other reasons" in text
+    assert (tmp_path / "a.md").read_text().count("- failed: ") == 9
+
+
+def test_conditions_hold_for_failures_too_where_their_settings_are_known(tmp_path, show):
+    add(tmp_path, settings={"lr": 0.2})
+    fail(tmp_path, "1" * 16)
+    fail(tmp_path, "2" * 16, "3" * 16)
+    assert "failed: 3 points" in show("--where", "model=ganomaly")
+    assert "failed: 2 points" in show("--where", "lr=0.2")
+
+
+def test_a_damaged_failure_is_reported(tmp_path, show):
+    path = fail(tmp_path, "1" * 16)
+    path.write_bytes(path.read_bytes().replace(b"nan", b"lie"))
+    assert f"not counted: {path}: checksum" in show()
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """A sweep of four points: one done, one failed, one failed and mended, one to come."""
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "outputs"
+    names = [
+        ledger.read(add(home, auc, settings={"batch": batch})).rows[0]["signature"]
+        for batch, auc in ((1, 0.9), (2, 0.8), (3, 0.7))
+    ]
+    fail(home, "1" * 16)
+    fail(home, "2" * 16, reason="of another sweep")
+    fail(home, names[1])
+    jobs = [{"signatures": [[names[0], names[1]]]}, {"signatures": [["1" * 16], ["0" * 16]]}]
+    write_json(home / "sweeps" / "table4" / "plan.json", {"jobs": jobs})
+    return home / "sweeps" / "table4"
+
+
+@pytest.mark.parametrize("place", ["table4", "outputs/sweeps/table4", "{}", "."])
+def test_a_sweep_is_found_by_name_or_folder_and_only_its_points_count(
+    sweep, place, capsys, monkeypatch
+):
+    if place == ".":
+        monkeypatch.chdir(sweep)
+    assert board.main([place.format(sweep)]) == 0
+    text = capsys.readouterr().out
+    assert "2 of 4 points done, 1 failed" in text
+    assert [line.split()[2] for line in lines(text)][:2] == ["1", "2"]
+    assert "failed: 1 point of ganomaly on fan: nan: losses were not finite" in text
+    assert "another sweep" not in text
+
+
+def test_a_sweep_without_any_result_says_so(sweep, capsys):
+    shutil.rmtree(sweep.parent.parent / "runs")
+    assert board.main(["table4"]) == 0
+    assert "0 of 4 points done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tabel4", "no sweep and no folder tabel4; did you mean 'table4'?"),
+        ("nothing", "(sweeps below outputs/sweeps: table4); name the one"),
+    ],
+)
+def test_an_unknown_sweep_is_one_sentence_with_those_there_are(sweep, capsys, name, message):
+    assert board.main([name]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_plan_that_is_none_is_one_sentence(sweep, capsys):
+    for body in ({}, {"jobs": 3}, {"jobs": [{"signatures": [["fan"]]}]}):
+        write_json(sweep / "plan.json", body)
+        assert board.main(["table4"]) == 2
+        assert "plan.json is not a plan" in capsys.readouterr().err
+    (sweep / "plan.json").write_text("{}")
+    assert board.main(["table4"]) == 2
+    assert "plan.json: no checksum inside" in capsys.readouterr().err
+
+
+def test_show_prints_results_that_were_read_already(tmp_path, capsys):
+    add(tmp_path, 0.8)
+    results, _ = ledger.read_all(tmp_path)
+    fail(tmp_path, "1" * 16)
+    failures, _ = ledger.failures(tmp_path)
+    wanted = {"1" * 16, *(row["signature"] for one in results for row in one.rows)}
+    assert board.show(results, failures, wanted=wanted) == 1
+    text = capsys.readouterr().out
+    assert "0.8000" in text
+    assert "1 of 2 points done, 1 failed" in text
+
+
+def test_lanes_of_a_stack_and_single_runs_are_one_setting(tmp_path, show):
+    rows = []
+    for seed in (0, 1):
+        path = add(tmp_path / "single", 0.7, seed=seed, settings={"lr": 0.1})
+        rows += [{**ledger.read(path).rows[0], "seed": seed + 2, "signature": f"{seed:016x}"}]
+    scores = {**SCORES, "score/latent": np.zeros((2, 1))}
+    folder = tmp_path / "runs" / "stack"
+    ledger.write(folder, epochs=10, rows=rows, scores=scores, weights=None, config="")
+    show("--csv", str(tmp_path / "a.csv"))
+    assert [line["seeds"] for line in read_csv(tmp_path / "a.csv")] == ["4"]
 
 
 def test_sort_by_pauc(tmp_path, show):
@@ -233,6 +478,7 @@ def test_where_keeps_the_rows_that_say_so(tmp_path, show, condition, kept):
     [
         (["--where", "bacth=16"], "no result has a setting 'bacth'; did you mean 'batch'?"),
         (["--where", "batch"], "'batch' is not KEY=VALUE"),
+        (["--by", "machine"], "invalid choice: 'machine'"),
         (["--csv", "{}/runs"], "irectory"),
     ],
 )

@@ -16,6 +16,8 @@ LIGHT = [
     "asdgan.files",
     "asdgan.clips",
     "asdgan.ledger",
+    "asdgan.points",
+    "asdgan.ranking",
     "asdgan.board",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
