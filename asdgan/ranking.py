@@ -142,23 +142,21 @@ class _Sheet:
                 line["selection"] = f"oracle/{line['selection'].partition('/')[2]}"
             del line["per_id"]
             lines.append(line)
-        whole, empty = metrics.overall(judged), dict.fromkeys(lines[0])
+        whole = metrics.overall(judged)
+        together = {
+            **dict.fromkeys(lines[0]),
+            **{key: lines[0][key] for key in ("release", "model")},
+            "clips": sum(line["clips"] for line in lines),
+            **{
+                key: " ".join(sorted({word for line in lines for word in line[key].split()}))
+                for key in ("selection", "signatures", "commits")
+            },
+        }
         notes = self._gaps(judged, whole["undefined"])
         for kind, name in (("weighted", WEIGHTED), ("mean", PLAIN)):
             areas = {area: whole[f"{area}_{kind}"] for area in metrics.AREAS}
-            mean = {
-                **empty,
-                **{key: lines[0][key] for key in ("release", "model")},
-                "machine_type": name,
-                "clips": sum(line["clips"] for line in lines),
-                **areas,
-                **{
-                    key: " ".join(sorted({word for line in lines for word in line[key].split()}))
-                    for key in ("selection", "signatures", "commits")
-                },
-                "notes": "; ".join([*_low(areas["auc"]), *notes]),
-            }
-            lines.append(mean)
+            said_of = {"machine_type": name, "notes": "; ".join([*_low(areas["auc"]), *notes])}
+            lines.append({**together, **areas, **said_of})
         return lines
 
     def _standing(self, points: list[Point]) -> tuple[bool, float, str]:
