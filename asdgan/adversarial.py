@@ -74,6 +74,7 @@ class Rebirth(nn.Module):
         self._modules_of_d = tuple(discriminator)  # a tuple, so as not to become a second owner
         self._stock: list[Tensor] = []
         self._stocked_for: list[int] = []
+        self.register_load_state_dict_post_hook(_forget_stock)
 
     @torch.no_grad()
     def apply_where(self, loss: Tensor) -> None:
@@ -118,3 +119,9 @@ class Rebirth(nn.Module):
 
     def _parameters_of_d(self) -> list[nn.Parameter]:
         return [p for module in self._modules_of_d for p in module.parameters()]
+
+
+def _forget_stock(rebirth: nn.Module, incompatible: object) -> None:
+    """Drops the weights lying ready: they were drawn for other births than those just loaded."""
+    assert isinstance(rebirth, Rebirth)
+    rebirth._stock, rebirth._stocked_for = [], []
