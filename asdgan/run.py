@@ -27,7 +27,6 @@ from omegaconf import DictConfig, OmegaConf
 import asdgan
 from asdgan import ledger, metrics, settings, terminal
 from asdgan.errors import BadInput
-from asdgan.files import write_json
 
 if TYPE_CHECKING:
     from asdgan.clips import Clip
@@ -310,14 +309,19 @@ def _train(
     )
     losses = {name: [float(v) for v in values] for name, values in detector.history.items()}
     if not bool(detector.alive):
-        finite = {
-            k: [v if abs(v) < float("inf") else None for v in vs] for k, vs in losses.items()
-        }
-        record = {"signature": signature, "kind": "nan", "settings": identity, "losses": finite}
-        write_json(folder / "failure.json", record)
+        record = ledger.write_failure(
+            folder,
+            signatures=[signature],
+            kind="nan",
+            reason=f"losses of {config.detector} were not finite",
+            model=config.detector,
+            machine_type=material.machine_type,
+            settings=identity,
+            losses=losses,
+        )
         raise FloatingPointError(
             f"{material.machine_type}: losses of {config.detector} were not finite, so there is "
-            f"no result; its record is {folder / 'failure.json'}; a lower lr may help"
+            f"no result; its record is {record}; a lower lr may help"
         )
     scores = {} if material.test is None else detector.score_clips(material.test)
     judged = _judged(scores, material)

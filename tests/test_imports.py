@@ -24,6 +24,7 @@ DATA = ["clips", "audio", "features", "windows", "demo", "data"]
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training"},
     "detector": {"models", "metrics", "ledger", "run", "settings", "board"},
+    "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training"},
     "metrics": {"models", "detector", "windows", "run", "settings"},
     "ledger": {"models", "detector", "windows", "features", "run", "settings"},
     **{room: {"models", "detector", "metrics", "ledger", "run", "settings"} for room in DATA},

@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -310,3 +311,47 @@ def test_the_ledger_imports_nothing_heavy():
     code = "import sys, asdgan.ledger; print({'torch', 'hydra', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def failed(folder, signatures=("0" * 16,), kind="raised", reason="ValueError: no\n  such  thing"):
+    return ledger.write_failure(
+        folder,
+        signatures=signatures,
+        kind=kind,
+        reason=reason,
+        model="ganomaly",
+        machine_type="fan",
+        settings={"lr": 1e-3},
+        losses={"train/loss_g": [0.5, math.nan]},
+    )
+
+
+def test_a_failure_is_listed_with_its_reason_in_one_line_and_is_no_result(tmp_path):
+    path = failed(tmp_path / "runs" / "a", ["0" * 16, "1" * 16])
+    found, refused = ledger.failures(tmp_path)
+    assert refused == []
+    assert ledger.read_all(tmp_path) == ([], [])
+    assert [one.path for one in found] == [path]
+    assert found[0].signatures == ("0" * 16, "1" * 16)
+    assert (found[0].kind, found[0].reason) == ("raised", "ValueError: no such thing")
+    assert found[0].settings == {"lr": 1e-3}
+
+
+def test_a_second_failure_of_a_point_replaces_the_first(tmp_path):
+    failed(tmp_path)
+    failed(tmp_path, kind="killed", reason="signal 9")
+    assert [one.reason for one in ledger.failures(tmp_path)[0]] == ["signal 9"]
+
+
+def test_a_damaged_failure_is_reported_and_left_out(tmp_path):
+    path = failed(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"raised", b"killed"))
+    found, refused = ledger.failures(tmp_path)
+    assert found == []
+    assert [one for one, _ in refused] == [path]
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "bad luck"}, {"signatures": []}])
+def test_a_failure_without_kind_or_point_cannot_be_stored(tmp_path, wrong):
+    with pytest.raises(ValueError, match="failure of kind"):
+        failed(tmp_path, **wrong)
