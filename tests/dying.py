@@ -184,6 +184,18 @@ def hangs_until_signalled(folder, number, beat):
         time.sleep(0.05)
 
 
+def exits_when_signalled(folder, number, beat):
+    """Answers SIGTERM as Lightning does: after whoever was there, and by an exit."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def answer(*given):
+        before(*given)
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, answer)
+    hangs(folder, number, beat)
+
+
 def waits_for_others(folder, number, beat):
     """Ends when four others have."""
     while len(list(folder.glob("*.json"))) < 4:

@@ -426,12 +426,19 @@ def test_a_job_that_does_not_stop_is_killed_when_its_grace_is_over(parent, tmp_p
     assert said.endswith("stopped asked to stop, did not within 0.5 s, and was killed\n")
 
 
-def test_a_worker_that_a_scheduler_signals_stops_its_job_only(parent, tmp_path):
-    process = parent("hangs_until_signalled")
+@pytest.mark.parametrize(
+    ("word", "how"),
+    [
+        ("hangs_until_signalled", ""),
+        ("exits_when_signalled", "; exited with code 143 before finishing"),
+    ],
+)
+def test_a_worker_that_a_scheduler_signals_stops_its_job_only(parent, tmp_path, word, how):
+    process = parent(word)
     assert until(lambda: pids(tmp_path))
     os.kill(pids(tmp_path)[0], signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert said.splitlines() == ["started", "stopped asked to stop", "started", "None "]
+    assert said.splitlines() == ["started", f"stopped asked to stop{how}", "started", "None "]
 
 
 def test_signals_are_the_callers_again_afterwards(pool, tmp_path):

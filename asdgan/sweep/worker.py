@@ -44,6 +44,7 @@ NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 PACKAGE = str(Path(asdgan.__file__).parent) + os.sep
 
 
@@ -53,7 +54,7 @@ class Link:
     def __init__(self, control: int, report: int) -> None:
         """Takes over two open file descriptors."""
         self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.stopping = False  # whether the job at hand was told so
+        self.told = False  # whether the job at hand has been told to stop, by `Stopped`
         self._control, self._report = control, report
         self._job, self._asked = 0, 0
         self._lock = threading.Lock()
@@ -69,15 +70,20 @@ class Link:
 
     def begin(self, job: int) -> Callable[[str], None]:
         """The `beat` of a job: tells the pool a note, and raises `Stopped` once asked to."""
-        self._job, self.stopping = job, False
+        self._job, self.told = job, False
 
         def beat(note: str) -> None:
             self.say(beat=_one_line(note), job=job)
-            if self._asked >= job == self._job:
-                self.stopping = True
+            if self.asked and job == self._job:
+                self.told = True
                 raise Stopped("asked to stop")
 
         return beat
+
+    @property
+    def asked(self) -> bool:
+        """Whether the job at hand was asked to stop."""
+        return self._asked >= self._job
 
     def say(self, **message: object) -> None:
         """Tells the pool; a child that a job forked has no voice."""
@@ -99,12 +105,9 @@ class Link:
         os.close(self._control)
         os.close(self._report)
         self._report = -1
-        for number, usual in _USUAL.items():
+        for number, usual in USUAL.items():
             if signal.getsignal(number) == self.ask:
                 signal.signal(number, usual)
-
-
-_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 def main() -> int:
@@ -121,7 +124,7 @@ def main() -> int:
     link = Link(control, report)
     os.register_at_fork(after_in_child=link.forget)
     threading.Thread(target=link.listen, daemon=True).start()
-    for number in _USUAL:
+    for number in USUAL:
         signal.signal(number, link.ask)
     try:
         module, _, name = target.partition(":")
@@ -173,7 +176,7 @@ def _attempt(
     """Does one job; nothing that it raised outlives the call."""
     print(f"{order['title']} ({order['plan']}, job {order['number']})")
     beat = link.begin(order["job"])
-    for number in _USUAL:
+    for number in USUAL:
         signal.signal(number, link.ask)  # a library may have put its own there
     kind, reason = None, ""
     try:
@@ -185,8 +188,9 @@ def _attempt(
                 traceback.print_exception(error)
         except MemoryError:
             kind, reason = "memory", "MemoryError"
-    if link.stopping and kind != "stopped":
-        # Swallowed, or turned into another error: whether the job was done is the ledger's word.
+    if kind != "stopped" and (link.told or (link.asked and kind == "exit")):
+        # Swallowed, or turned into another ending (Lightning answers SIGTERM with a SystemExit of
+        # its own): whether the job was done is for the ledger to say.
         kind, reason = "stopped", f"asked to stop; {reason or 'returned'}"
     return kind, reason
 
