@@ -7,9 +7,24 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import pad
 
 from asdgan.lanes import fresh, lanes_of, listed
+
+VECTOR = 32  # float32 numbers that a kernel of torch takes at once, at most (two of AVX-512)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), whose bits in one lane do not depend on how many lanes there are.
+
+    On a CPU torch takes 32 numbers at a time, and what is left at the end one by one, by another
+    exponential. A lane filled up to whole blocks never stands among what is left.
+    """
+    if x.dim() < 3:
+        return nn.functional.softplus(x)
+    windows = x.shape[-2]
+    filled = pad(x, (0, 0, 0, -windows % VECTOR))
+    return nn.functional.softplus(filled)[..., :windows, :]
 
 
 def taken_for_real(logits: Tensor) -> Tensor:
@@ -59,6 +74,7 @@ class Rebirth(nn.Module):
         self._modules_of_d = tuple(discriminator)  # a tuple, so as not to become a second owner
         self._stock: list[Tensor] = []
         self._stocked_for: list[int] = []
+        self.register_load_state_dict_post_hook(_forget_stock)
 
     @torch.no_grad()
     def apply_where(self, loss: Tensor) -> None:
@@ -103,3 +119,9 @@ class Rebirth(nn.Module):
 
     def _parameters_of_d(self) -> list[nn.Parameter]:
         return [p for module in self._modules_of_d for p in module.parameters()]
+
+
+def _forget_stock(rebirth: nn.Module, incompatible: object) -> None:
+    """Drops the weights lying ready: they were drawn for other births than those just loaded."""
+    assert isinstance(rebirth, Rebirth)
+    rebirth._stock, rebirth._stocked_for = [], []

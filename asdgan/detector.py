@@ -71,6 +71,7 @@ class Detector(pl.LightningModule):
         self.adams: dict[str, LaneAdam] = {}
         self.history: dict[str, list[Tensor]] = {}
         self._tally: dict[str, tuple[Tensor, int]] = {}
+        self._adams_to_load: dict[str, Tensor] = {}
         rates = per_lane(dropout, self.lanes)
         self._drops = bool((rates > 0).any())
         self.dropout_rates = rates.reshape(*self.lanes, 1, 1)
@@ -117,7 +118,72 @@ class Detector(pl.LightningModule):
     def configure_optimizers(self) -> list[LaneAdam]:
         """One optimiser for each of `networks`."""
         self.adams = {name: self._optimizer(self.parameters_of(name)) for name in self.networks()}
+        for name, adam in self.adams.items():
+            adam.load_lane_state(_under(f"adam/{name}/", self._adams_to_load))
+        self._adams_to_load = {}
         return list(self.adams.values())
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Everything that training needs to go on bit for bit from between two blocks.
+
+        Noise and the order of minibatches are not among it: they follow from seed, step and
+        epoch. Nor are the fresh weights of `adversarial.Rebirth`, which follow from its births.
+
+        Returns:
+            Tensors by name. The lane axis of a stack leads; what is 0-dimensional there holds for
+            all lanes. They may be the tensors in use, not copies, as a stack's take gigabytes:
+            they are to be written or copied before training goes on.
+        """
+        state = {f"weights/{name}": value for name, value in self.state_dict().items()}
+        state["alive"] = self.alive
+        state |= self._adams_to_load
+        if not self._adams_to_load:
+            for network, adam in self.adams.items():
+                moments = adam.lane_state().items()
+                state |= {f"adam/{network}/{name}": value for name, value in moments}
+        for name, values in self.history.items():
+            state[f"history/{name}"] = torch.stack(values, -1)  # (*lanes, epochs)
+        for name, (total, steps) in self._tally.items():
+            state |= {f"total/{name}": total, f"steps/{name}": torch.tensor(steps)}
+        return state
+
+    def load_training_state(
+        self, state: dict[str, Tensor], lanes: Sequence[int] | None = None
+    ) -> None:
+        """Takes over what `training_state` gave; the optimisers as soon as they are made anew.
+
+        That is in `configure_optimizers`, which the trainer calls as training begins.
+
+        Args:
+            state: Of a detector of the same settings, lane by lane.
+            lanes: Which of the saved lanes become lanes 0, 1, ... here; None for all.
+
+        Raises:
+            ValueError: The number of lanes is not this detector's.
+        """
+        saved = state["alive"].shape
+        if lanes is None and saved != self.lanes:
+            raise ValueError(
+                f"a state of lanes {tuple(saved)} does not fit a detector of lanes {self.lanes}; "
+                f"say which lanes to take"
+            )
+        if lanes is not None:
+            if not saved or len(lanes) != len(self.seeds):
+                raise ValueError(
+                    f"lanes {list(lanes)} of {tuple(saved)} saved do not fit a detector of lanes "
+                    f"{self.lanes}"
+                )
+            picks = torch.tensor(lanes).reshape(self.lanes)
+            state = {name: value[picks] if value.dim() else value for name, value in state.items()}
+        self.load_state_dict(_under("weights/", state))
+        self.alive.copy_(state["alive"])
+        self._adams_to_load = {k: value for k, value in state.items() if k.startswith("adam/")}
+        self.history = {
+            name: list(values.unbind(-1)) for name, values in _under("history/", state).items()
+        }
+        steps = _under("steps/", state)
+        totals = _under("total/", state)
+        self._tally = {name: (total, int(steps[name])) for name, total in totals.items()}
 
     def compile_steps(self, batch: int) -> None:
         """From now on, steps of full minibatches (of `batch` windows) run compiled."""
@@ -180,7 +246,7 @@ class Detector(pl.LightningModule):
             stacked = torch.stack(values).double()  # (minibatches, *lanes)
             self.alive &= stacked.isfinite().all(0)
             total, steps = self._tally.get(name, (torch.zeros_like(stacked[0]), 0))
-            self._tally[name] = (total + stacked.sum(0), steps + len(values))
+            self._tally[name] = (total.to(stacked.device) + stacked.sum(0), steps + len(values))
         self.between_blocks()
 
     def on_train_epoch_end(self) -> None:
@@ -230,6 +296,11 @@ class Detector(pl.LightningModule):
                 pooled.setdefault(name, []).append(torch.stack(clips, -1).cpu())
         self.train(was_training)
         return {name: torch.cat(values, -1) for name, values in pooled.items()}
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What stands under a prefix, by the rest of its name."""
+    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
 
 
 def clip_groups(bounds: Tensor) -> list[tuple[int, int]]:

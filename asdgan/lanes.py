@@ -24,6 +24,7 @@ from asdgan.errors import BadInput
 NORM_MOMENTUM = 0.01  # share of a new batch in the running statistics (Keras says 0.99 of the old)
 NORM_EPS = 1e-3  # Keras' default, which the DCASE baseline and its PyTorch port use
 INITS = ("glorot_uniform", "normal")
+MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's Adam names them
 
 T = TypeVar("T")
 
@@ -371,6 +372,50 @@ class LaneAdam(torch.optim.Adam):
             for cut, leaf in zip(self._cuts, slices, strict=True):
                 leaf.grad = gradient if cut is None else gradient[cut]
         self.step()
+
+    def lane_state(self) -> dict[str, Tensor]:
+        """Both moments of every parameter, and the steps taken; empty before the first step.
+
+        A moment has its parameter's shape, however lanes are grouped: what one grouping gives,
+        another loads.
+
+        Returns:
+            `step`, 0-dimensional, then `exp_avg/0`, `exp_avg_sq/0`, ... in the order of the
+            parameters. They may be the tensors in use, not copies.
+        """
+        if not self.state:
+            return {}
+        state = {"step": self.state[self._slices[0][0]]["step"]}
+        for i, slices in enumerate(self._slices):
+            for moment in MOMENTS:
+                parts = [self.state[leaf][moment] for leaf in slices]
+                state[f"{moment}/{i}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return state
+
+    @torch.no_grad()
+    def load_lane_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from what `lane_state` gave, on the parameters' device.
+
+        Raises:
+            ValueError: A moment has another shape than its parameter.
+        """
+        self.state.clear()
+        if not state:
+            return
+        for i, (parameter, slices) in enumerate(zip(self._parameters, self._slices, strict=True)):
+            for moment in MOMENTS:
+                if (whole := state[f"{moment}/{i}"]).shape != parameter.shape:
+                    raise ValueError(
+                        f"{moment}/{i} has shape {tuple(whole.shape)}, its parameter "
+                        f"{tuple(parameter.shape)}"
+                    )
+            for cut, leaf in zip(self._cuts, slices, strict=True):
+                own = {"step": state["step"].to(leaf.device, copy=True)}
+                for moment in MOMENTS:
+                    whole = state[f"{moment}/{i}"]
+                    own[moment] = torch.empty_like(leaf)
+                    own[moment].copy_(whole if cut is None else whole[cut])
+                self.state[leaf] = own
 
 
 def adam(

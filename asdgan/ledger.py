@@ -351,23 +351,31 @@ def failures(root: Path) -> tuple[list[Failure], list[tuple[Path, str]]]:
     for path in _paths(root, FAILURE):
         try:
             body = read_json(path)
-            signatures = body.get("signatures")
-            said = [body.get(key) for key in ("kind", "reason", "model", "machine_type")]
-            text = [one for one in said if isinstance(one, str)]
-            if (
-                body.get("format") != FORMAT
-                or not isinstance(signatures, list)
-                or not all(isinstance(one, str) and SIGNATURE.fullmatch(one) for one in signatures)
-                or len(text) != len(said)
-                or not isinstance(body.get("settings"), dict)
-            ):
+            if body.get("format") != FORMAT or not _is_failure(body):
                 raise Damaged(f"{path}: not a failure of format {FORMAT}")
-            kind, reason, model, machine_type = text
-            names = tuple(signatures)
-            found.append(Failure(path, names, kind, reason, model, machine_type, body["settings"]))
+            found.append(
+                Failure(
+                    path,
+                    tuple(body["signatures"]),
+                    **{name: body[name] for name in ("kind", "reason", "model", "machine_type")},
+                    settings=body["settings"],
+                )
+            )
         except (Damaged, OSError) as error:
             refused.append((path, str(error).removeprefix(f"{path}: ")))
     return found, refused
+
+
+def _is_failure(body: Mapping[str, Any]) -> bool:
+    signatures = body.get("signatures")
+    return (
+        isinstance(signatures, list)
+        and all(isinstance(one, str) and SIGNATURE.fullmatch(one) for one in signatures)
+        and all(
+            isinstance(body.get(name), str) for name in ("kind", "reason", "model", "machine_type")
+        )
+        and isinstance(body.get("settings"), dict)
+    )
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -212,6 +212,11 @@ class WindowData(pl.LightningDataModule):
         seeds: One per lane; lanes of one seed share their minibatches.
         batch: Windows in a minibatch.
         block: Minibatches in a block.
+        first_epoch: Epoch of this training that is the trainer's first, where it is resumed.
+        first_block: Blocks of that epoch that are done already.
+
+    Raises:
+        BadInput: An epoch has no block of number `first_block`.
     """
 
     def __init__(
@@ -223,6 +228,8 @@ class WindowData(pl.LightningDataModule):
         seeds: Sequence[int],
         batch: int,
         block: int = 64,
+        first_epoch: int = 0,
+        first_block: int = 0,
     ) -> None:
         """Keeps the tables; nothing is copied."""
         super().__init__()
@@ -230,6 +237,13 @@ class WindowData(pl.LightningDataModule):
         self._seeds = sorted(set(seeds))
         self._seed_of_lane = torch.tensor([self._seeds.index(seed) for seed in seeds])
         self._batch, self._block = batch, block
+        self.first_epoch, self.first_block = first_epoch, first_block
+        blocks = steps_of(len(train), batch * block)
+        if first_block and first_block >= blocks:
+            raise BadInput(
+                f"first_block={first_block}, but {len(train)} windows make {blocks} blocks of "
+                f"{block} minibatches of {batch}; this position is of another training"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -267,7 +281,9 @@ class WindowData(pl.LightningDataModule):
 
     def train_dataloader(self) -> "Served":
         """Blocks of the trainer's current epoch (the trainer asks anew for each)."""
-        return Served(self.blocks(self.trainer.current_epoch if self.trainer else 0))
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        blocks = self.blocks(self.first_epoch + epoch)
+        return Served(blocks if epoch else blocks[self.first_block :])
 
     def val_dataloader(self) -> "Served":
         """Batches of held-out windows, in order."""

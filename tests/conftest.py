@@ -1,4 +1,6 @@
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -8,9 +10,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Set before torch is imported: a test run leaves nothing in a home folder, and no compiled step of
 # an earlier run answers for the code of this one.
-_SCRATCH = tempfile.TemporaryDirectory(prefix="asdgan-tests-")
-for _name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-    os.environ.setdefault(_name, str(Path(_SCRATCH.name) / _name.lower()))
+# The processes that run tests side by side inherit both folders from the first, which clears up.
+if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    _scratch = tempfile.mkdtemp(prefix="asdgan-tests-")
+    atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
+    for _name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        os.environ.setdefault(_name, str(Path(_scratch) / _name.lower()))
 # Small steps gain nothing from a second thread, and wait for it where the core is not free.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -160,7 +160,7 @@ def test_a_broken_wav_gets_one_sentence_that_begins_with_its_path(wav, name):
     assert str(pickle.loads(pickle.dumps(refusal.value))) == text
 
 
-@pytest.mark.parametrize("name", BAD.keys() - {"nan", "infinite"})
+@pytest.mark.parametrize("name", sorted(BAD.keys() - {"nan", "infinite"}))
 def test_the_header_alone_is_refused_with_the_same_sentence(wav, name):
     content, sentence = BAD[name]
     path = wav(content)

@@ -19,16 +19,23 @@ LIGHT = [
     "asdgan.points",
     "asdgan.ranking",
     "asdgan.board",
+    "asdgan.sweep.slots",
+    "asdgan.sweep.worker",
+    "asdgan.sweep.workers",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
 DATA = ["clips", "audio", "features", "windows", "demo", "data"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
-    "models": {"metrics", "ledger", "run", "settings", "board", "training"},
-    "detector": {"models", "metrics", "ledger", "run", "settings", "board"},
-    "metrics": {"models", "detector", "windows", "run", "settings"},
-    "ledger": {"models", "detector", "windows", "features", "run", "settings"},
-    **{room: {"models", "detector", "metrics", "ledger", "run", "settings"} for room in DATA},
+    "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
+    "detector": {"models", "metrics", "ledger", "run", "settings", "board", "sweep"},
+    "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
+    "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
+    "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    **{
+        room: {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"}
+        for room in DATA
+    },
 }
 
 

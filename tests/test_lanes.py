@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from asdgan.adversarial import softplus
 from asdgan.errors import BadInput
 from asdgan.lanes import (
     Draw,
@@ -168,6 +169,13 @@ def test_adam_takes_right_steps_for_gradients_that_are_not_contiguous():
     theirs.grad = gradient.contiguous()
     torch.optim.Adam([theirs], 0.1, fused=False, foreach=False).step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_softplus_of_a_lane_has_equal_bits_wherever_it_stands():
+    logits = torch.randn(11, 6, 1, generator=torch.Generator().manual_seed(0)) * 3
+    alone = [softplus(logits[lane : lane + 1]) for lane in range(11)]
+    assert torch.equal(softplus(logits), torch.cat(alone))
+    torch.testing.assert_close(softplus(logits), nn.functional.softplus(logits))
 
 
 def test_values_for_another_number_of_lanes_are_refused():

@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from asdgan.adversarial import taken_for_fake, taken_for_real
+from asdgan.adversarial import softplus, taken_for_fake, taken_for_real
 from asdgan.detector import Detector
 from asdgan.lanes import Draw, LaneAdam, initialise
 from asdgan.layers import Perceptron, window_l1, window_l2

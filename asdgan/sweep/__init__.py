@@ -1,0 +1,1 @@
+"""Many points: planned, packed into jobs, and worked off by warm processes."""
