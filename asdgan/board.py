@@ -235,15 +235,14 @@ def _place(name: str | None) -> tuple[Path, set[str] | None]:
 def _planned(path: Path) -> set[str]:
     """The signatures of all points of a plan."""
     try:
-        jobs = read_json(path)["jobs"]
-        names = {name for job in jobs for lane in job["signatures"] for name in lane}
+        names = read_json(path).get("points")
     except Damaged as error:
         raise BadInput(f"{error}; plan the sweep again") from None
-    except (KeyError, TypeError):
-        names = {""}
-    if not all(isinstance(name, str) and ledger.SIGNATURE.fullmatch(name) for name in names):
-        raise BadInput(f"{path} is not a plan: its jobs do not say the signatures of their points")
-    return names
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and ledger.SIGNATURE.fullmatch(name) for name in names
+    ):
+        raise BadInput(f"{path} is not a plan: it does not say the signatures of its points")
+    return set(names)
 
 
 def _title(release: str, by: str, area: str) -> str:

@@ -370,8 +370,8 @@ def sweep(tmp_path, monkeypatch):
     fail(home, "1" * 16)
     fail(home, "2" * 16, reason="of another sweep")
     fail(home, names[1])
-    jobs = [{"signatures": [[names[0], names[1]]]}, {"signatures": [["1" * 16], ["0" * 16]]}]
-    write_json(home / "sweeps" / "table4" / "plan.json", {"jobs": jobs})
+    points = [names[0], names[1], "1" * 16, "0" * 16]  # not all of them a job's: some were done
+    write_json(home / "sweeps" / "table4" / "plan.json", {"points": points})
     return home / "sweeps" / "table4"
 
 
@@ -410,7 +410,7 @@ def test_an_unknown_sweep_is_one_sentence_with_those_there_are(sweep, capsys, na
 
 
 def test_a_plan_that_is_none_is_one_sentence(sweep, capsys):
-    for body in ({}, {"jobs": 3}, {"jobs": [{"signatures": [["fan"]]}]}):
+    for body in ({}, {"points": 3}, {"points": ["fan"]}):
         write_json(sweep / "plan.json", body)
         assert board.main(["table4"]) == 2
         assert "plan.json is not a plan" in capsys.readouterr().err
