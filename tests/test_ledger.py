@@ -392,3 +392,19 @@ def test_a_damaged_failure_is_reported_and_left_out(tmp_path):
 def test_a_failure_without_kind_or_point_cannot_be_stored(tmp_path, wrong):
     with pytest.raises(ValueError, match="failure of kind"):
         failed(tmp_path, **wrong)
+
+
+def test_a_signer_gives_the_signatures_that_each_point_has_alone():
+    shared = {"lr": 1, "init": "normal", "a.b": [1, 2.0], "z": 'quo"te', "epochs": 3, "ü": None}
+    sign = ledger.Signer(shared, 2, "data", ["epochs", "lr", "init"])
+    for epochs in (10, 90):
+        for lr in (1e-4, 1, 1.0, -0.0):
+            for init in ("glorot_uniform", "nor\\mal", "ü"):
+                point = {"epochs": epochs, "lr": lr, "init": init}
+                assert sign(point) == signature({**shared, **point}, 2, "data")
+
+
+def test_a_signer_refuses_what_a_signature_refuses():
+    sign = ledger.Signer({"lr": 1}, 1, "data", ["lr"])
+    with pytest.raises(ValueError, match="Out of range"):
+        sign({"lr": math.nan})
