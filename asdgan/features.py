@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from asdgan.audio import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput, Damaged
 from asdgan.files import canonical, read_json, sha256_of, whole_file, write_json
+from asdgan.logmel import LogMel
 
 if TYPE_CHECKING:
     from asdgan.clips import Clip
@@ -34,75 +35,7 @@ FORMAT = 1  # raised when the same settings and clips give other files
 BATCH_CLIPS = 8
 BATCH_SAMPLES = 1 << 21  # 131 s at 16 kHz, so that long clips come one by one
 
-SMALLEST = torch.finfo(torch.float32).tiny
-CHOICES = {
-    "mel_scale": ("slaney", "htk"),
-    "mel_norm": ("slaney", "none"),
-    "pad_mode": ("reflect", "constant"),
-    "floor": ("add", "max"),
-}
-
 LOGGER = logging.getLogger("asdgan")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogMel:
-    """The settings of `log_mel`, as in `conf/features/logmel.yaml`.
-
-    Args:
-        sample_rate: In Hz.
-        n_fft: Frame length, in samples.
-        hop: Distance between neighbouring frames, in samples, at most `n_fft`.
-        mels: Bands between 0 Hz and `sample_rate / 2`, at most `n_fft // 2 + 1`.
-        power: Exponent of the magnitude: 2 for energy, 1 for amplitude.
-        mel_scale: `slaney` or `htk`.
-        mel_norm: `slaney`, where every band has the same area, or `none`.
-        pad_mode: What the frames at a clip's ends see beyond it: `reflect` or `constant` (zeros).
-        floor: The logarithm is of mel + eps (`add`) or of max(mel, eps) (`max`).
-        eps: In the unit of mel; at least float32's smallest, 1.2e-38, or silence would give -inf.
-        resample: Whether wavs of another rate are converted or refused.
-
-    Raises:
-        BadInput: Some are out of range; all of those are listed.
-    """
-
-    sample_rate: int
-    n_fft: int
-    hop: int
-    mels: int
-    power: float
-    mel_scale: str
-    mel_norm: str
-    pad_mode: str
-    floor: str
-    eps: float
-    resample: bool
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        wrong: dict[str, str] = {}
-        for name in ("sample_rate", "n_fft", "hop", "mels"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                wrong[name] = "a whole number above 0"
-        for name, least in (("power", 1e-3), ("eps", SMALLEST)):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not least <= value < float("inf"):
-                wrong[name] = f"a number from {least:.2g} on"
-            else:  # 2 and 2.0 must not be two settings
-                object.__setattr__(self, name, float(value))
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                wrong[name] = " or ".join(choices)
-        if type(self.resample) is not bool:
-            wrong["resample"] = "true or false"
-        if not wrong.keys() & {"hop", "n_fft"} and self.hop > self.n_fft:
-            wrong["hop"] = f"at most n_fft={self.n_fft}"
-        if not wrong.keys() & {"mels", "n_fft"} and self.mels > self.n_fft // 2 + 1:
-            wrong["mels"] = f"at most n_fft // 2 + 1 = {self.n_fft // 2 + 1}"
-        if wrong:
-            found = ", ".join(f"{k}={getattr(self, k)!r} ({v} expected)" for k, v in wrong.items())
-            raise BadInput(f"features out of range: {found}; change them in the config")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
