@@ -41,6 +41,8 @@ class Detector(pl.LightningModule):
     Attributes:
         recipe: Raised by hand when a mended bug changes this model's results.
         stackable: Whether many points can train as lanes of one instance.
+        prefix_stable: Whether a training of 20 epochs has been, at its tenth, a training of 10;
+            a schedule with a length or early stopping makes it not so.
         lanes: () for a single run, (n,) for a stack of n.
         alive: Shape lanes; False for a lane whose losses were not finite. What becomes of its
             weights does not matter: no lane touches another.
@@ -49,6 +51,7 @@ class Detector(pl.LightningModule):
 
     recipe: ClassVar[int] = 1
     stackable: ClassVar[bool] = False
+    prefix_stable: ClassVar[bool] = True
     alive: Tensor
 
     def __init__(
@@ -73,7 +76,7 @@ class Detector(pl.LightningModule):
         self._tally: dict[str, tuple[Tensor, int]] = {}
         self._adams_to_load: dict[str, Tensor] = {}
         rates = per_lane(dropout, self.lanes)
-        self._drops = bool((rates > 0).any())
+        self._drops = any(rate > 0 for rate in listed(dropout, self.lanes))
         self.dropout_rates = rates.reshape(*self.lanes, 1, 1)
         self.register_buffer("alive", torch.ones(self.lanes, dtype=torch.bool), persistent=False)
         self._compiled: dict[str, Callable[..., Any]] = {}

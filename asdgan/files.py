@@ -11,8 +11,9 @@ import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,6 +72,19 @@ def whole_file(path: Path) -> Iterator[WholeFile]:
         os.fsync(folder)  # the rename itself must reach the disk too
     finally:
         os.close(folder)
+
+
+def remove_remains(folder: Path, *, older_than: float = 3600.0) -> None:
+    """Removes what writers that were killed left in a folder.
+
+    Args:
+        folder: Need not exist.
+        older_than: In seconds; what is younger may still be written to.
+    """
+    for path in folder.glob(".*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
 
 
 def write_whole(path: Path, data: bytes) -> str:

@@ -318,6 +318,8 @@ def initialise(
     ):
         if one_init not in INITS:
             raise BadInput(f"init={one_init!r} is not known; there are {' and '.join(INITS)}")
+        if any(parameter.is_meta for parameter in module.parameters()):
+            continue  # only its shape was asked for
         if (one_seed, one_init) not in drawn:
             values = fresh(module, init=one_init, std=std, seed=one_seed, place=place)
             drawn[one_seed, one_init] = values

@@ -1,6 +1,7 @@
 """How a command speaks: one sentence for bad input, a progress bar, a table of results."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from asdgan import metrics
-from asdgan.errors import BadInput
+from asdgan.errors import BadInput, Stopped
 
 console = Console(highlight=False, soft_wrap=True)
 _QUIET_SECONDS = 10  # between lines of progress where the output is not a terminal
@@ -73,6 +74,40 @@ def bars(shown: bool) -> Iterator[Callable[[str, int], Bar]]:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield lambda title, total: Bar(progress, title, total)
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], None]]:
+    """Holds back the first SIGINT or SIGTERM until it is asked for; the second acts as ever.
+
+    Yields:
+        To be called where work may end: raises `Stopped` once a signal has come, which leaves
+        the block as `SystemExit` with the usual code.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    came: list[int] = []
+
+    def held(number: int, frame: Any) -> None:  # noqa: ANN401 - a frame
+        came.append(number)
+        for one, usual in before.items():
+            signal.signal(one, usual)
+
+    def check() -> None:
+        if came:
+            raise Stopped("asked to stop")
+
+    for number, usual in before.items():
+        if usual not in (signal.SIG_IGN, None):
+            signal.signal(number, held)
+    try:
+        yield check
+    except Stopped:
+        console.print("stopped; the same command goes on from here")
+        raise SystemExit(128 + came[0]) from None
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
 
 
 def figure(value: float | None) -> str:

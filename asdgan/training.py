@@ -5,6 +5,8 @@ resumption too. An epoch's losses are closed by the detector after callbacks hea
 what needs a closed epoch waits for the next one's start, or for the end of training.
 """
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,14 +30,34 @@ def _begun_at(trainer: pl.Trainer) -> tuple[int, int]:
     return (data.first_epoch, data.first_block) if isinstance(data, WindowData) else (0, 0)
 
 
+class OwnSignals(pl.Callback):
+    """Leaves SIGTERM to whoever owns the process; made before the trainer fits.
+
+    Lightning's own answer ends a training within an epoch, where no checkpoint can stand.
+    """
+
+    def __init__(self) -> None:
+        """Keeps what SIGTERM does now."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the signal back."""
+        if threading.current_thread() is threading.main_thread() and self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+
+
 class Reporting(pl.Callback):
     """Counts steps for a progress bar, hands each epoch's losses to a logger, stops a dead run.
+
+    It stands behind `Checkpointing`: where `on_steps` raises, a checkpoint can be written. An
+    epoch's last block is told of when the epoch is closed.
 
     Args:
         logger: A Lightning logger or None. It gets a single run's losses; a stack's stand in its
             rows.
         prefix: In front of every name the logger gets.
-        on_steps: Told after each block how many steps it had, and where training stands.
+        on_steps: Told how many steps were done, at the start those done before a resumption, then
+            after each block; and where training stands.
     """
 
     def __init__(
@@ -47,6 +69,12 @@ class Reporting(pl.Callback):
     ) -> None:
         """Keeps what to tell."""
         self._logger, self._prefix, self._on_steps = logger, prefix, on_steps
+        self._untold = 0  # steps of an epoch's last block
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts what was done before this trainer began."""
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] - set when it fits
+        self._untold = data.steps_before if isinstance(data, WindowData) else 0
 
     def on_train_batch_end(
         self,
@@ -57,19 +85,27 @@ class Reporting(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Advances the bar; stops when no lane is left alive."""
-        if self._on_steps is not None:
-            epochs = _begun_at(trainer)[0] + (trainer.max_epochs or 0)
-            self._on_steps(len(batch), f"epoch {epochs_done(trainer) + 1}/{epochs}")
+        self._untold += len(batch)
         if isinstance(pl_module, Detector) and not pl_module.alive.any():
             trainer.should_stop = True
+        if not trainer.is_last_batch:
+            self._tell(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the epoch before."""
         self._log(trainer, pl_module)
+        self._tell(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the last epoch."""
         self._log(trainer, pl_module)
+        self._tell(trainer)
+
+    def _tell(self, trainer: pl.Trainer) -> None:
+        done, self._untold = self._untold, 0
+        if self._on_steps is not None and done:
+            epochs = _begun_at(trainer)[0] + (trainer.max_epochs or 0)
+            self._on_steps(done, f"epoch {min(epochs_done(trainer) + 1, epochs)}/{epochs}")
 
     def _log(self, trainer: pl.Trainer, detector: pl.LightningModule) -> None:
         if self._logger is None or not isinstance(detector, Detector) or detector.lanes:

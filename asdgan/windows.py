@@ -250,6 +250,11 @@ class WindowData(pl.LightningDataModule):
         """Optimiser steps in one epoch."""
         return steps_of(len(self.train), self._batch)
 
+    @property
+    def steps_before(self) -> int:
+        """Optimiser steps done before this training was resumed."""
+        return self.first_epoch * self.steps_per_epoch + self.first_block * self._block
+
     def setup(self, stage: str) -> None:
         """Moves the frames to the trainer's device where they fit."""
         if self.trainer is not None:

@@ -241,7 +241,7 @@ DAMAGE = {
     "zero-filled": ("npy", lambda p: p.write_bytes(bytes(p.stat().st_size)), "checksum"),
     "missing": ("npy", Path.unlink, "nothing found"),
     "record missing": ("json", Path.unlink, "is missing"),
-    "record cut": ("json", lambda p: p.write_bytes(p.read_bytes()[:-9]), "not readable as JSON"),
+    "record cut": ("json", lambda p: p.write_bytes(p.read_bytes()[:-9]), "was cut"),
     "record changed": ("json", flip, "json"),
 }
 
