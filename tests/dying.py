@@ -141,8 +141,8 @@ def babbles(folder, number, beat):
 
 
 def holds(folder, number, beat):
-    """Raises with 50 MB in its frame, and in a circle with the exception."""
-    held = b"x" * 50_000_000
+    """Raises with 10 MB in its frame, and in a circle with the exception."""
+    held = b"x" * 10_000_000
     try:
         raise ValueError(len(held))
     except ValueError as error:

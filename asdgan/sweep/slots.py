@@ -29,7 +29,7 @@ class Slot:
     threads: int
 
 
-def slots(jobs_per_gpu: int, cpu_slots: int | None) -> list[Slot]:
+def slots(jobs_per_gpu: int, cpu_slots: int | None, *, gpus: bool = True) -> list[Slot]:
     """A slot for each job that can run at once, GPU after GPU; CPU slots where there is none.
 
     GPUs are those that nvidia-smi lists and CUDA_VISIBLE_DEVICES allows. Threads are divided
@@ -38,6 +38,7 @@ def slots(jobs_per_gpu: int, cpu_slots: int | None) -> list[Slot]:
     Args:
         jobs_per_gpu: How many share a GPU.
         cpu_slots: How many where there is no GPU; None for one per usable core.
+        gpus: Whether GPUs are looked for.
 
     Raises:
         ValueError: Less than one.
@@ -48,7 +49,9 @@ def slots(jobs_per_gpu: int, cpu_slots: int | None) -> list[Slot]:
         )
     cores = usable_cores()
     # GPU by GPU and not job by job, so that fewer jobs than slots spread over the GPUs
-    places: list[str | None] = [*_gpus()] * jobs_per_gpu or [None] * (cpu_slots or cores)
+    places: list[str | None] = [*(_gpus() if gpus else [])] * jobs_per_gpu or [None] * (
+        cpu_slots or cores
+    )
     fair, more = divmod(cores, len(places))
     capped = os.environ.get("OMP_NUM_THREADS", "")
     most = int(capped) if capped.isdecimal() and int(capped) else cores
