@@ -1,64 +1,29 @@
-"""One job, from config to result: listen, learn, score, judge, and say what came out.
+"""One run: every machine type that the settings name, one after the other, and a table.
 
-`python -m asdgan.run model=ganomaly` runs every machine type of the data set, one after the
-other. A machine type whose result is in the ledger already is read back, not trained again.
+`python -m asdgan.run model=ganomaly` trains, scores and judges; with `-m` the line is a sweep
+(asdgan/sweep/). A machine type whose result is in the ledger already is read back, not trained
+again.
 """
 
 import logging
-import os
-import subprocess
 import sys
-import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-import asdgan
-from asdgan import ledger, metrics, settings, terminal
+from asdgan import job, ledger, material, metrics, settings, terminal
 from asdgan.errors import BadInput
-
-if TYPE_CHECKING:
-    from asdgan.clips import Clip
-    from asdgan.detector import Detector
-    from asdgan.windows import Windows
+from asdgan.job import Kept
+from asdgan.sweep import drive
 
 log = logging.getLogger("asdgan")
 
-COMPILED_FROM = 50_000  # optimiser steps that earn back half a minute of compiling
-SMALL_STEP = 2048  # windows times lanes, below which a second thread costs more than it gives
-
 _outcome: list[int] = []  # exit codes of the jobs that Hydra ran in this process
-
-
-@dataclass(frozen=True)
-class Material:
-    """What one machine type gives: windows to learn from, clips to score, and who they are."""
-
-    machine_type: str
-    data: str
-    train: "Windows"
-    train_clips: int
-    test: "Windows | None"
-    test_clips: Sequence["Clip"]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A row of the ledger, and the file it stands in."""
-
-    row: dict[str, Any]
-    path: Path
 
 
 def run(config: DictConfig) -> list[Kept]:
@@ -69,28 +34,51 @@ def run(config: DictConfig) -> list[Kept]:
 
     Raises:
         BadInput: The data set or one of its clips cannot be used.
+        FloatingPointError: A machine type has no result; the others have theirs.
+        SystemExit: Asked to stop by a signal; the next call goes on from there.
     """
     import torch
 
     outputs = Path(config.outputs)
-    _quiet_libraries()
-    torch.set_num_threads(_threads(config))
+    job.quiet_libraries()
+    torch.set_num_threads(job.threads_of(config, 1, job.usable_cores()))
     kept: list[Kept] = []
     failures: list[str] = []
     logger = _logger(config)
-    with terminal.bars(config.trainer.progress) as bar:
-        root = _data_root(config, bar)
-        for machine_type in _machine_types(config, root):
-            material = _listen(config, root, machine_type, bar)
-            known = _known(config, outputs, material)
-            if known is not None:
-                log.info("%s: done before, read back from %s", machine_type, known.path)
-                kept.append(known)
+    with terminal.stopping() as check, terminal.bars(config.trainer.progress) as bar:
+
+        def counter(title: str, total: int) -> Callable[..., None]:
+            shown = bar(title, total)
+
+            def advance(count: int = 1, note: str = "") -> None:
+                shown.advance(count, note)
+                check()
+
+            return advance
+
+        root = material.root_of(config, counter)
+        for machine_type in material.machine_types_of(
+            config.machine, root, config.dataset.release
+        ):
+            heard = material.listen(config, root, machine_type, counter)
+            point = job.alone(config, heard)
+            found = ledger.find(outputs / "runs", point.signature(0, config.epochs))
+            if found is not None:
+                log.info("%s: done before, read back from %s", machine_type, found[0])
+                kept.append(Kept(row=found[1], path=found[0]))
                 continue
-            try:
-                kept.append(_train(config, outputs, material, logger, bar))
-            except FloatingPointError as error:
-                log.error("%s", error)
+            steps = job.steps_of(config, heard.train, config.epochs)
+            training = counter(f"{machine_type}: {config.detector}", steps)
+            rows = job.train(point, heard, outputs=outputs, logger=logger, on_steps=training)
+            kept += rows
+            if not rows:
+                log.error(
+                    "%s: losses of %s were not finite, so there is no result; its record is in "
+                    "%s; a lower lr may help",
+                    machine_type,
+                    config.detector,
+                    outputs / "runs" / point.folder,
+                )
                 failures.append(machine_type)
     _conclude(kept, failures, logger)
     if failures:
@@ -137,326 +125,15 @@ def _conclude(kept: Sequence[Kept], failures: Sequence[str], logger: Any) -> Non
         logger.finalize("failed" if failures else "success")
 
 
-# Listening --------------------------------------------------------------------------------------
-
-
-def _data_root(config: DictConfig, bar: Callable[[str, int], terminal.Bar]) -> Path:
-    """The data set's folder; the demo plant is made where it is asked for and not there yet."""
-    if config.dataset.root is not None:
-        return Path(config.dataset.root)
-    from asdgan import demo
-
-    plant = demo.Plant(
-        seed=config.dataset.plant_seed,
-        seconds=config.dataset.seconds,
-        sample_rate=demo.SAMPLE_RATE,
-        ids=config.dataset.ids,
-        train_clips=config.dataset.train_clips,
-        test_clips=config.dataset.test_clips,
-    )
-    making = bar("demo plant", demo.count(plant))
-    return demo.make(plant, Path(config.outputs) / "demo", making.advance)
-
-
-def _machine_types(config: DictConfig, root: Path) -> Sequence[str]:
-    from asdgan.clips import machine_types
-
-    there = machine_types(root, config.dataset.release)
-    if config.machine == "all":
-        return there
-    asked = [config.machine] if isinstance(config.machine, str) else list(config.machine)
-    for name in asked:
-        if name not in there:
-            raise BadInput(
-                f"machine={name}: {root} has no such machine type; it has {', '.join(there)}"
-            )
-    return asked
-
-
-def _listen(
-    config: DictConfig, root: Path, machine_type: str, bar: Callable[[str, int], terminal.Bar]
-) -> Material:
-    """Clips, their frames and windows; computed once for equal clips and feature settings."""
-    from asdgan.clips import clip_table, fingerprint
-    from asdgan.features import LogMel, stored_frames
-    from asdgan.windows import Windows
-
-    clips = clip_table(root, config.dataset.release, machine_type)
-    store = Path(config.outputs) / "features"
-    log_mel = LogMel(**config.features)
-    listening = bar(f"{machine_type}: log-mel", len(clips))
-    windows: dict[str, Windows | None] = {}
-    for split in ("train", "test"):
-        part = [clip for clip in clips if clip.split == split]
-        if not part:
-            windows[split] = None
-            continue
-        frames = stored_frames(
-            part,
-            log_mel,
-            store=store,
-            data=fingerprint(part, store / "digests.json"),
-            on_clip=listening.advance,
-        )
-        windows[split] = Windows(
-            frames, part, length=config.windows.frames, stride=config.windows.stride
-        )
-    train = windows["train"]
-    assert train is not None  # clip_table refuses a machine type without training clips
-    return Material(
-        machine_type=machine_type,
-        data=fingerprint(clips, store / "digests.json"),
-        train=train,
-        train_clips=sum(clip.split == "train" for clip in clips),
-        test=windows["test"],
-        test_clips=[clip for clip in clips if clip.split == "test"],
-    )
-
-
-# Learning ---------------------------------------------------------------------------------------
-
-
-def _point(config: DictConfig, material: Material) -> tuple[dict[str, Any], int, str]:
-    """A point's settings, its model's recipe, and its signature."""
-    identity = settings.identity(config, material.machine_type)
-    model = hydra.utils.get_class(config.model._target_)
-    return identity, model.recipe, ledger.signature(identity, model.recipe, material.data)
-
-
-def _known(config: DictConfig, outputs: Path, material: Material) -> Kept | None:
-    found = ledger.find(outputs / "runs", _point(config, material)[2])
-    return None if found is None else Kept(row=found[1], path=found[0])
-
-
-def fit(
-    config: DictConfig,
-    train: "Windows",
-    *,
-    logger: Any = None,  # noqa: ANN401 - a Lightning logger
-    prefix: str = "",
-    on_steps: Callable[[int, str], None] | None = None,
-) -> "Detector":
-    """Trains the detector that the settings describe; a stack where `seed` is a list.
-
-    Args:
-        config: Of the run.
-        train: Windows of the training clips.
-        logger: Takes each epoch's losses, or None.
-        prefix: In front of every name the logger gets.
-        on_steps: Told after each block how many steps it had, and where training stands.
-    """
-    import pytorch_lightning as pl
-    import torch
-
-    from asdgan.training import Reporting
-    from asdgan.windows import WindowData, held_out
-
-    pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
-    detector = settings.build(config)
-    detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
-    numbers, held = held_out(
-        train,
-        split=config.windows.val_split,
-        fraction=config.windows.val_fraction,
-        seed=config.windows.val_seed,
-    )
-    data = WindowData(train, train=numbers, held=held, seeds=detector.seeds, batch=config.batch)
-    steps = data.steps_per_epoch * config.epochs
-    if config.trainer.compile is True or (
-        config.trainer.compile == "auto" and steps >= COMPILED_FROM
-    ):
-        detector.compile_steps(config.batch)
-    trainer = pl.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=1,
-        max_epochs=config.epochs,
-        logger=False,
-        callbacks=[Reporting(logger, prefix=prefix, on_steps=on_steps)],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=None if len(held) else 0,
-        reload_dataloaders_every_n_epochs=1,
-        deterministic=True,
-    )
-    trainer.fit(detector, datamodule=data)
-    return detector
-
-
-def _train(
-    config: DictConfig,
-    outputs: Path,
-    material: Material,
-    logger: Any,  # noqa: ANN401 - a Lightning logger
-    bar: Callable[[str, int], terminal.Bar],
-) -> Kept:
-    import torch
-    from safetensors.torch import save
-
-    began = time.perf_counter()
-    identity, recipe, signature = _point(config, material)
-    folder = outputs / "runs" / f"{material.machine_type}-{config.detector}-{signature}"
-    torch.set_float32_matmul_precision(config.trainer.precision)
-    steps = _steps(config, material.train)
-    training = bar(f"{material.machine_type}: {config.detector}", steps)
-    detector = fit(
-        config,
-        material.train,
-        logger=logger,
-        prefix=f"{material.machine_type}/",
-        on_steps=training.advance,
-    )
-    losses = {name: [float(v) for v in values] for name, values in detector.history.items()}
-    if not bool(detector.alive):
-        record = ledger.write_failure(
-            folder,
-            signatures=[signature],
-            kind="nan",
-            reason=f"losses of {config.detector} were not finite",
-            model=config.detector,
-            machine_type=material.machine_type,
-            settings=identity,
-            losses=losses,
-        )
-        raise FloatingPointError(
-            f"{material.machine_type}: losses of {config.detector} were not finite, so there is "
-            f"no result; its record is {record}; a lower lr may help"
-        )
-    scores = {} if material.test is None else detector.score_clips(material.test)
-    judged = _judged(scores, material)
-    primary = judged.get(detector.primary, metrics.judge([[]], [], [])[0])
-    row = {
-        "signature": signature,
-        "model": config.detector,
-        "recipe": recipe,
-        "release": config.dataset.release,
-        "data": material.data,
-        "machine_type": material.machine_type,
-        "settings": identity,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "selection": OmegaConf.to_container(config.selection),
-        "primary": detector.primary,
-        "auc": primary["auc"],
-        "pauc": primary["pauc"],
-        "sections": primary["sections"],
-        "clips": primary["clips"],
-        "components": {
-            name: {"auc": of["auc"], "pauc": of["pauc"]} for name, of in judged.items()
-        },
-        "train_clips": material.train_clips,
-        "test_clips": len(material.test_clips),
-        "losses": losses,
-        "seconds": round(time.perf_counter() - began, 3),
-        "device": str(detector.device),
-        "threads": torch.get_num_threads(),
-        "commit": _commit(),
-        "versions": {
-            "asdgan": asdgan.__version__,
-            **{name: version(name) for name in ("torch", "pytorch-lightning", "numpy")},
-        },
-        "flags": _flags(scores, detector.primary),
-    }
-    weights = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
-    path = ledger.write(
-        folder,
-        epochs=config.epochs,
-        rows=[row],
-        scores={
-            "clip": _text(clip.name for clip in material.test_clips),
-            "section": _text(clip.section for clip in material.test_clips),
-            "label": _text(clip.label for clip in material.test_clips),
-            **{f"score/{name}": values.reshape(1, -1).numpy() for name, values in scores.items()},
-        },
-        weights=save(weights),
-        config=OmegaConf.to_yaml(config, resolve=True),
-    )
-    if logger is not None:
-        named = {area: row[area] for area in metrics.AREAS}
-        for component, of in row["components"].items():
-            named |= {f"{component}/{area}": of[area] for area in metrics.AREAS}
-        logger.log_metrics(
-            {f"{material.machine_type}/{k}": v for k, v in named.items() if v is not None},
-            step=config.epochs,
-        )
-    return Kept(row=row, path=path)
-
-
-def _judged(scores: dict[str, Any], material: Material) -> dict[str, Any]:
-    sections = [clip.section for clip in material.test_clips]
-    labels = [clip.label for clip in material.test_clips]
-    return {
-        name: metrics.judge(values.reshape(1, -1).numpy(), sections, labels)[0]
-        for name, values in scores.items()
-    }
-
-
-def _flags(scores: dict[str, Any], primary: str) -> list[str]:
-    values = scores.get(primary)
-    if values is not None and values.numel() > 1 and float(values.max() - values.min()) == 0:
-        return ["degenerate: all clips have the same score"]
-    return []
-
-
-def _steps(config: DictConfig, train: "Windows") -> int:
-    from asdgan.windows import held_out, steps_of
-
-    numbers, _ = held_out(
-        train,
-        split=config.windows.val_split,
-        fraction=config.windows.val_fraction,
-        seed=config.windows.val_seed,
-    )
-    return steps_of(len(numbers), config.batch) * config.epochs
-
-
-def _threads(config: DictConfig) -> int:
-    if config.trainer.threads != "auto":
-        return config.trainer.threads
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return 1 if config.batch < SMALL_STEP else usable or 1
-
-
-def _text(words: Any) -> Any:  # noqa: ANN401 - an array of text
-    import numpy as np
-
-    return np.array(list(words), dtype=np.str_)
-
-
-def _commit() -> str | None:
-    """The commit of the code that runs, with + where it was changed since; None outside git."""
-    here = Path(__file__).parent
-    try:
-        said = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return said.stdout.strip() if (here.parent / ".git").exists() else None
-
-
-def _quiet_libraries() -> None:
-    """Lightning's hardware notes and tips would bury the table."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
-    # Imported here, because the import itself sets the level.
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        import_module(name)
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
 # The door ---------------------------------------------------------------------------------------
 
 
 @hydra.main(version_base="1.3", config_path=str(settings.CONF), config_name="run")
 def _job(config: DictConfig) -> None:
     """One job as Hydra starts it; what a person can mend ends it with a sentence."""
+    if config.sweep.job is not None:
+        planned_job(config.sweep.job)
+        return
     try:
         run(settings.checked(config))
         _outcome.append(0)
@@ -465,8 +142,19 @@ def _job(config: DictConfig) -> None:
     except FloatingPointError as error:
         log.error("%s", error)
         _outcome.append(1)
-    if _outcome[-1] and HydraConfig.get().mode is RunMode.MULTIRUN:
-        log.error("that was %s", " ".join(HydraConfig.get().overrides.task))
+
+
+def planned_job(named: str) -> None:
+    """A job of a sweep's plan, wherever a launcher runs it; how it died is left in the ledger."""
+    from asdgan.sweep import plan, planned
+    from asdgan.sweep.worker import verdict
+
+    path, number = plan.named(named)
+    try:
+        planned.run(path, number, lambda _: None)
+    except Exception as error:
+        plan.fail(path, number, *verdict(error, planned.__file__))
+        raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -475,8 +163,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = get_args_parser().parse_args(arguments)
     asks_hydra = ("help", "hydra_help", "cfg", "info", "shell_completion")
     if not any(getattr(asked, name) for name in asks_hydra):
+        short = [_in_full(text) for text in asked.overrides]
+        arguments = [_in_full(text) if text in asked.overrides else text for text in arguments]
         try:
-            settings.preview(asked.overrides, sweep=asked.multirun)
+            if asked.multirun:
+                drive.expanded(tuple(text for text in short if not settings.is_hydras(text)))
+            else:
+                settings.preview(short)
         except BadInput as error:
             return terminal.refusal(error)
     sys.argv = [sys.argv[0], *arguments]
@@ -485,7 +178,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _job()
     except BrokenPipeError:
         return terminal.hung_up()
+    except SystemExit as end:  # of a sweep, or asked to stop
+        return end.code if isinstance(end.code, int) else 1
     return max(_outcome, default=0)
+
+
+def _in_full(override: str) -> str:
+    """`sweep=table3` says `sweep.file=table3`."""
+    return (
+        f"sweep.file={override.removeprefix('sweep=')}"
+        if override.startswith("sweep=")
+        else override
+    )
 
 
 if __name__ == "__main__":

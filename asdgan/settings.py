@@ -9,18 +9,20 @@ import copy
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asdgan.errors import BadInput
+from asdgan.logmel import LogMel
 
 if TYPE_CHECKING:
     from asdgan.detector import Detector
@@ -37,8 +39,6 @@ LANE_AXES = (
 TARGETS = ("asdgan.lanes.adam",)
 MODELS = "asdgan.models."
 LOGGERS = "pytorch_lightning.loggers."
-
-_PREVIEWED = 200  # points of a sweep that are composed one by one before the first starts
 
 
 def _whole(least: int) -> tuple[str, Callable[[Any], bool]]:
@@ -99,6 +99,20 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "trainer.progress": _FLAG,
     "features.resample": _FLAG,
+    "sweep.dry_run": _FLAG,
+    "sweep.skip_invalid": _FLAG,
+    "sweep.retry": _one_of("failed", "never"),
+    "sweep.timeout": _POSITIVE,
+    "sweep.slots": (
+        "auto or a whole number of at least 1",
+        lambda v: v == "auto" or _whole(1)[1](v),
+    ),
+    "sweep.jobs_per_gpu": _whole(1),
+    "sweep.lanes": (
+        "auto or a whole number of at least 1",
+        lambda v: v == "auto" or _whole(1)[1](v),
+    ),
+    "sweep.keep_weights": _whole(0),
 }  # fmt: skip
 
 
@@ -111,10 +125,18 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         BadInput: Anything in them that is unknown, of the wrong kind or out of range.
     """
+    return checked(composed(overrides))
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The settings of one run, composed; their values are not checked.
+
+    Raises:
+        BadInput: An unknown key or choice.
+    """
     config = _composed(overrides)
     if any(override.lstrip().startswith("+") for override in overrides):
         _refuse_appended(config, overrides)
-    check(config)
     return config
 
 
@@ -128,61 +150,58 @@ def checked(config: DictConfig) -> DictConfig:
     return config
 
 
-def preview(overrides: Sequence[str], *, sweep: bool) -> None:
-    """Refuses what is wrong in a command line before anything of it starts.
-
-    Of a sweep every point is composed, or, of a large one, every value of every axis once.
+def preview(overrides: Sequence[str]) -> None:
+    """Refuses what is wrong in the command line of one run before anything of it starts.
 
     Raises:
-        BadInput: As `compose`, and for a sweep that is typed without `-m`.
+        BadInput: As `compose`, and for what only a sweep can take.
     """
-    parser, parsed = OverridesParser.create(), []
-    for typed in overrides:
+    for override in parsed(overrides):
+        key = override.get_key_element()
+        if key.partition(".")[0] == "sweep":
+            raise BadInput(f"{override.input_line}: belongs to a sweep; add -m to run one")
+        if override.is_sweep_override():
+            raise BadInput(
+                f"{override.input_line} names several values: add -m to run them all as a sweep, "
+                f"or write {key}=[...] where one run takes a list"
+            )
+    compose(overrides)
+
+
+def parsed(typed: Iterable[str]) -> list[Override]:
+    """Overrides by Hydra's grammar.
+
+    Raises:
+        BadInput: One that is none, or a key that is given twice.
+    """
+    parser, found = OverridesParser.create(), []
+    seen: set[str] = set()
+    for text in typed:
         try:
-            parsed += parser.parse_overrides([typed])
+            override = parser.parse_override(text)
         except HydraException as error:
             raise BadInput(
-                f"{typed}: not a setting of the form key=value ({_one_line(error)})"
+                f"{text}: not a setting of the form key=value ({_one_line(error)})"
             ) from None
-    seen: set[str] = set()
-    for override in parsed:
-        key = str(override.get_key_element())
+        key = override.get_key_element()
         if key in seen:
             raise BadInput(f"{key} is given twice; give it once, with all its values: {key}=a,b")
         seen.add(key)
-    swept = [override for override in parsed if override.is_sweep_override()]
-    if not sweep:
-        for override in swept:
-            raise BadInput(
-                f"{override.input_line} names several values: add -m to run them all as a sweep, "
-                f"or write {override.get_key_element()}=[...] where one run takes a list"
-            )
-        compose(overrides)
-        return
-    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    axes = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        for override in swept
-    ]
-    for point in _points(axes):
-        compose([*fixed, *point])
+        found.append(override)
+    return found
 
 
-def _points(axes: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Every combination, or, of more than can be tried, every value beside the others' first."""
-    if math.prod(len(axis) for axis in axes) > _PREVIEWED:
-        first = [axis[0] for axis in axes]
-        return [
-            [*first[:i], value, *first[i + 1 :]] for i, axis in enumerate(axes) for value in axis
-        ]
-    points: list[list[str]] = [[]]
-    for axis in axes:
-        points = [[*point, value] for point in points for value in axis]
-    return points
+def is_hydras(override: str) -> bool:
+    """Whether an override is of Hydra's own settings (`hydra/launcher=ray`)."""
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
     """Refuses values out of range, settings a model does not use, and settings that are missing.
+
+    Args:
+        config: Of a run.
+        without: Settings that may be missing.
 
     Raises:
         BadInput: With every violation found, not only the first.
@@ -193,7 +212,7 @@ def check(config: DictConfig) -> None:
     except OmegaConfBaseException as error:
         raise BadInput(_one_line(error)) from None
     for key, value in plain.items():
-        if value == "???":
+        if value == "???" and key not in without:
             wrong.append(f"{key} is missing: set it with {key}=...")
     used = set(re.findall(r"\$\{(\w+)\}", str(OmegaConf.to_container(config, resolve=False))))
     used |= {"epochs", "batch"}
@@ -218,8 +237,6 @@ def check(config: DictConfig) -> None:
 
 
 def _wrong_features(plain: Mapping[str, Any]) -> list[str]:
-    from asdgan.features import LogMel  # loads torch, which --help need not wait for
-
     values = {
         k.removeprefix("features."): v for k, v in plain.items() if k.startswith("features.")
     }
@@ -250,7 +267,9 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
     """
     flat = flatten(OmegaConf.to_container(config, resolve=True))
     typed = flatten(OmegaConf.to_container(config, resolve=False))
-    left_out = ("dataset.", "trainer.", "logger.", "selection.", "outputs", "model._target_")
+    left_out = (
+        "dataset.", "trainer.", "logger.", "selection.", "sweep.", "outputs", "model._target_",
+    )  # fmt: skip
     kept = {
         key: flat[key]
         for key, value in typed.items()

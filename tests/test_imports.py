@@ -32,6 +32,8 @@ FORBIDDEN = {
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    "job": {"models", "run", "board", "sweep"},
+    "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     **{
         room: {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"}
         for room in DATA
@@ -129,6 +131,15 @@ for name in {LIGHT}:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_planning_loads_no_torch():
+    """A plan of 40,000 points is made faster than torch and Lightning are loaded."""
+    code = "import sys, asdgan.run, asdgan.sweep.local; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not set(done.stdout.split()) & (HEAVY - {"hydra"})
 
 
 def test_the_entry_point_loads_only_the_module_that_was_asked_for():

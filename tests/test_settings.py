@@ -5,6 +5,7 @@ import pytest
 from asdgan import settings
 from asdgan.errors import BadInput
 from asdgan.ledger import signature
+from asdgan.sweep import grid
 
 FOLDER = ("dataset=folder", "dataset.root=x")
 
@@ -32,17 +33,17 @@ REFUSED = [
 @pytest.mark.parametrize(("overrides", "sentence"), REFUSED, ids=[" ".join(o) for o, _ in REFUSED])
 def test_a_mistake_is_refused_with_its_key_and_what_would_do(overrides, sentence):
     with pytest.raises(BadInput, match=sentence):
-        settings.preview(overrides, sweep=False)
+        settings.preview(overrides)
 
 
 def test_several_values_without_m_are_refused_with_the_way_out():
     with pytest.raises(BadInput, match="batch=16,512 names several values: add -m"):
-        settings.preview(["batch=16,512"], sweep=False)
+        settings.preview(["batch=16,512"])
 
 
 def test_one_wrong_value_of_a_sweep_is_found_before_it_starts():
     with pytest.raises(BadInput, match="batch=x: a whole number"):
-        settings.preview(["model=ganomaly", "batch=16,x"], sweep=True)
+        grid.expand(["model=ganomaly", "batch=16,x"])
 
 
 def test_a_detector_outside_the_house_is_never_built():

@@ -1,1 +1,1 @@
-"""Many points: planned, packed into jobs, and worked off by warm processes."""
+"""The sweep: a grid, planned as stacks, trained by warm processes, written as it comes."""

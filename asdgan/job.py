@@ -1,0 +1,460 @@
+"""One job: a stack is trained on one machine type, and scored, judged and written at each reading.
+
+Nothing is kept in memory that a file could hold: each reading's rows are on disk before training
+goes on, and the training itself is a checkpoint every few minutes.
+"""
+
+import logging
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+import asdgan
+from asdgan import ledger, metrics, settings
+from asdgan.errors import BadInput, Damaged, Stopped
+from asdgan.material import Material
+from asdgan.stack import Stack
+
+if TYPE_CHECKING:
+    from asdgan.detector import Detector
+    from asdgan.windows import Windows
+
+log = logging.getLogger("asdgan")
+
+COMPILED_FROM = 50_000  # optimiser steps that earn back half a minute of compiling
+SMALL_STEP = 2048  # windows times lanes, below which a second thread costs more than it gives
+CHECKPOINT_SECONDS = 120.0
+
+OnSteps = Callable[[int, str], None]  # told how many steps were done, and where training stands
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A row of the ledger, and the file it stands in."""
+
+    row: dict[str, Any]
+    path: Path
+
+
+def recipe_of(config: DictConfig) -> int:
+    """The recipe number of the model that the settings name."""
+    return hydra.utils.get_class(config.model._target_).recipe
+
+
+def alone(config: DictConfig, material: Material) -> Stack:
+    """A run's point on one machine type, as the stack of one that it is."""
+    return Stack(
+        config=config,
+        machine_type=material.machine_type,
+        data=material.data,
+        recipe=recipe_of(config),
+        lanes=({},),
+        readings=(config.epochs,),
+    )
+
+
+def steps_of(config: DictConfig, train: "Windows", epochs: int) -> int:
+    """Optimiser steps of a training."""
+    from asdgan import windows
+
+    numbers, _ = _held_out(config, train)
+    return windows.steps_of(len(numbers), config.batch) * epochs
+
+
+def threads_of(config: DictConfig, lanes: int, usable: int) -> int:
+    """CPU threads: as asked for, or one for small steps and all that are usable otherwise."""
+    if config.trainer.threads != "auto":
+        return config.trainer.threads
+    return 1 if config.batch * lanes < SMALL_STEP else usable
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def train(
+    stack: Stack,
+    material: Material,
+    *,
+    outputs: Path,
+    wanted: Collection[str] | None = None,
+    keep: int = 1,
+    logger: Any = None,  # noqa: ANN401 - a Lightning logger
+    on_steps: OnSteps | None = None,
+    on_reading: Callable[[list[Kept]], None] | None = None,
+) -> list[Kept]:
+    """Trains a stack, from its checkpoint where there is one, and writes each reading.
+
+    Args:
+        stack: What to train.
+        material: Of its machine type.
+        outputs: Results go below its `runs`.
+        wanted: Signatures of the points to write rows for; None for all.
+        keep: Weights are kept of that many lanes with the best AUC, at each reading.
+        logger: Takes losses and areas of a single run, or None.
+        on_steps: Told of progress; an exception that it raises ends training, after a checkpoint.
+        on_reading: Given the rows of each reading once they are on disk.
+
+    Returns:
+        The rows written. A lane whose losses were not finite has none from then on; a failure
+        record of kind `nan` says so.
+    """
+    import torch
+
+    began = time.perf_counter()
+    folder = outputs / "runs" / stack.folder
+    saved = folder / "checkpoint"
+    config = stack.as_config()
+    torch.set_float32_matmul_precision(config.trainer.precision)
+    kept: list[Kept] = []
+
+    def read(epochs: int, detector: "Detector") -> None:
+        rows = _read(
+            stack,
+            detector,
+            material,
+            folder,
+            epochs=epochs,
+            wanted=wanted,
+            keep=keep,
+            seconds=time.perf_counter() - began,
+        )
+        kept.extend(rows)
+        if logger is not None and rows:
+            _log(rows[0].row, logger)
+        if on_reading is not None and rows:
+            on_reading(rows)
+
+    detector = fit(
+        config,
+        material.train,
+        readings=stack.readings,
+        on_reading=read,
+        saved=saved,
+        key=stack.key,
+        logger=logger,
+        prefix=f"{material.machine_type}/",
+        on_steps=on_steps,
+    )
+    _mark_dead(stack, detector, folder, wanted)
+    saved.unlink(missing_ok=True)
+    return kept
+
+
+def fit(
+    config: DictConfig,
+    train: "Windows",
+    *,
+    readings: Sequence[int] = (),
+    on_reading: Callable[[int, "Detector"], None] | None = None,
+    saved: Path | None = None,
+    key: str = "",
+    logger: Any = None,  # noqa: ANN401 - a Lightning logger
+    prefix: str = "",
+    on_steps: OnSteps | None = None,
+) -> "Detector":
+    """Trains the detector that the settings describe; a stack where `seed` is a list.
+
+    Args:
+        config: Of the run; it trains for `config.epochs` epochs.
+        train: Windows of the training clips.
+        readings: Numbers of epochs at which `on_reading` is called.
+        on_reading: Given the epochs done and the detector, which it must leave as it is.
+        saved: Where the checkpoint is kept, and looked for; None for no checkpoint.
+        key: Of what is trained; a checkpoint of another key is not gone on from.
+        logger: Takes each epoch's losses, or None.
+        prefix: In front of every name the logger gets.
+        on_steps: Told after each block how many steps it had, and where training stands.
+    """
+    import pytorch_lightning as pl
+    import torch
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+    from asdgan.training import Checkpointing, OwnSignals, Readings, Reporting
+    from asdgan.windows import WindowData
+
+    pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
+    detector = settings.build(config)
+    detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
+    numbers, held = _held_out(config, train)
+    found = _found(saved, key)
+    first_epoch, first_block = (found.epoch, found.block) if found else (0, 0)
+    if found is not None:
+        detector.load_training_state(found.state)
+    data = WindowData(
+        train,
+        train=numbers,
+        held=held,
+        seeds=detector.seeds,
+        batch=config.batch,
+        first_epoch=first_epoch,
+        first_block=first_block,
+    )
+    left = config.epochs - first_epoch
+    if config.trainer.compile is True or (
+        config.trainer.compile == "auto" and data.steps_per_epoch * left >= COMPILED_FROM
+    ):
+        detector.compile_steps(config.batch)
+    saving = Checkpointing(saved, key=key, every_seconds=CHECKPOINT_SECONDS) if saved else None
+
+    def read(epochs: int, detector: "Detector") -> None:
+        if on_reading is not None:
+            on_reading(epochs, detector)
+        if saving is not None and epochs < config.epochs:
+            saving.write_now()
+
+    trainer = pl.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        max_epochs=left,
+        logger=False,
+        plugins=[LightningEnvironment()],  # one process, whatever a scheduler's variables say
+        callbacks=[
+            OwnSignals(),
+            Readings(readings, read),
+            *([saving] if saving else []),
+            Reporting(logger, prefix=prefix, on_steps=on_steps),
+        ],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=None if len(held) else 0,
+        reload_dataloaders_every_n_epochs=1,
+        deterministic=True,
+    )
+    try:
+        trainer.fit(detector, datamodule=data)
+    except Stopped:
+        if saving is not None:
+            saving.write_now()
+        raise
+    return detector
+
+
+def _found(saved: Path | None, key: str) -> Any:  # noqa: ANN401 - a Checkpoint, or None
+    """The checkpoint to go on from; one that cannot be used is said, and left."""
+    from asdgan import checkpoint
+
+    if saved is None:
+        return None
+    try:
+        found = checkpoint.read(saved, key=key)
+    except (Damaged, BadInput) as error:
+        log.warning("%s; training begins anew", error)
+        return None
+    if found is not None:
+        log.info("going on after %d epochs from %s", found.epoch, saved)
+    return found
+
+
+def _held_out(config: DictConfig, train: "Windows") -> tuple[Any, Any]:
+    from asdgan.windows import held_out
+
+    return held_out(
+        train,
+        split=config.windows.val_split,
+        fraction=config.windows.val_fraction,
+        seed=config.windows.val_seed,
+    )
+
+
+# Readings ---------------------------------------------------------------------------------------
+
+
+def _read(
+    stack: Stack,
+    detector: "Detector",
+    material: Material,
+    folder: Path,
+    *,
+    epochs: int,
+    wanted: Collection[str] | None,
+    keep: int,
+    seconds: float,
+) -> list[Kept]:
+    """Scores, judges and writes the lanes that are alive and wanted."""
+    import torch
+    from safetensors.torch import save
+
+    alive = detector.alive.reshape(-1).tolist()
+    named = {
+        lane: name
+        for lane in range(len(stack.lanes))
+        if alive[lane] and ((name := stack.signature(lane, epochs)) in (wanted or [name]))
+    }
+    if not named:
+        return []
+    scores = {} if material.test is None else detector.score_clips(material.test)
+    chosen = torch.tensor(list(named))
+    clips = material.test_clips
+    arrays = {name: of.reshape(len(alive), -1)[chosen].numpy() for name, of in scores.items()}
+    judged = {
+        name: metrics.judge(of, [clip.section for clip in clips], [clip.label for clip in clips])
+        for name, of in arrays.items()
+    }
+    rows = []
+    for place, (lane, signature) in enumerate(named.items()):
+        areas = {name: of[place] for name, of in judged.items()}
+        primary = areas.get(detector.primary, metrics.judge([[]], [], [])[0])
+        setting = stack.settings(lane, epochs)
+        rows.append(
+            {
+                "signature": signature,
+                "model": stack.config.detector,
+                "recipe": stack.recipe,
+                "release": stack.config.dataset.release,
+                "data": material.data,
+                "machine_type": material.machine_type,
+                "settings": setting,
+                "seed": setting["seed"],
+                "epochs": epochs,
+                "selection": OmegaConf.to_container(stack.config.selection),
+                "primary": detector.primary,
+                "auc": primary["auc"],
+                "pauc": primary["pauc"],
+                "sections": primary["sections"],
+                "clips": primary["clips"],
+                "components": {
+                    name: {"auc": of["auc"], "pauc": of["pauc"]} for name, of in areas.items()
+                },
+                "train_clips": material.train_clips,
+                "test_clips": len(clips),
+                "losses": _losses(detector, lane),
+                "seconds": round(seconds, 3),
+                "lanes": len(stack.lanes),
+                "device": str(detector.device),
+                "threads": torch.get_num_threads(),
+                "commit": _commit(),
+                "versions": _versions(),
+                "flags": _flags(arrays.get(detector.primary), place),
+            }
+        )
+    best = sorted(range(len(rows)), key=lambda place: -(rows[place]["auc"] or 0))[:keep]
+    weights = {
+        f"{rows[place]['signature']}/{name}": value.contiguous()
+        for place in best
+        for name, value in _weights(detector, list(named)[place]).items()
+    }
+    path = ledger.write(
+        folder,
+        epochs=epochs,
+        rows=rows,
+        scores={
+            "clip": _text(clip.name for clip in clips),
+            "section": _text(clip.section for clip in clips),
+            "label": _text(clip.label for clip in clips),
+            **{f"score/{name}": values for name, values in arrays.items()},
+        },
+        weights=save(weights) if weights else None,
+        config=OmegaConf.to_yaml(stack.as_config(), resolve=True),
+    )
+    return [Kept(row=row, path=path) for row in rows]
+
+
+def _weights(detector: "Detector", lane: int) -> Mapping[str, Any]:
+    """The state of one lane, without a lane axis."""
+    return {
+        name: (value[lane] if detector.lanes else value).cpu()
+        for name, value in detector.state_dict().items()
+    }
+
+
+def _losses(detector: "Detector", lane: int) -> dict[str, list[float]]:
+    return {
+        name: [float(value.reshape(-1)[lane]) for value in values]
+        for name, values in detector.history.items()
+    }
+
+
+def _mark_dead(
+    stack: Stack, detector: "Detector", folder: Path, wanted: Collection[str] | None
+) -> None:
+    """A record for each lane that met NaN, of the points that it has no result for."""
+    alive = detector.alive.reshape(-1).tolist()
+    for lane in (lane for lane in range(len(alive)) if not alive[lane]):
+        points = {epochs: stack.signature(lane, epochs) for epochs in stack.readings}
+        missing = {
+            epochs: name
+            for epochs, name in points.items()
+            if (wanted is None or name in wanted) and ledger.find(folder, name) is None
+        }
+        if missing:
+            ledger.write_failure(
+                folder,
+                signatures=list(missing.values()),
+                kind="nan",
+                reason="losses were not finite; a lower lr may help",
+                model=stack.config.detector,
+                machine_type=stack.machine_type,
+                settings=stack.settings(lane, next(iter(missing))),
+                losses=_losses(detector, lane),
+            )
+
+
+def _log(row: Mapping[str, Any], logger: Any) -> None:  # noqa: ANN401 - a Lightning logger
+    named = {area: row[area] for area in metrics.AREAS}
+    for component, of in row["components"].items():
+        named |= {f"{component}/{area}": of[area] for area in metrics.AREAS}
+    logger.log_metrics(
+        {f"{row['machine_type']}/{k}": v for k, v in named.items() if v is not None},
+        step=row["epochs"],
+    )
+
+
+def _flags(scores: Any, place: int) -> list[str]:  # noqa: ANN401 - an array, or None
+    if scores is not None and scores.shape[1] > 1 and scores[place].max() == scores[place].min():
+        return ["degenerate: all clips have the same score"]
+    return []
+
+
+def _text(words: Any) -> Any:  # noqa: ANN401 - an array of text
+    import numpy as np
+
+    return np.array(list(words), dtype=np.str_)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    named = ("torch", "pytorch-lightning", "numpy")
+    return {"asdgan": asdgan.__version__, **{name: version(name) for name in named}}
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the code that runs, with + where it was changed since; None outside git."""
+    here = Path(__file__).parent
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip() if (here.parent / ".git").exists() else None
+
+
+def quiet_libraries() -> None:
+    """Lightning's hardware notes and tips would bury the table."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+    # Imported here, because the import itself sets the level.
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        import_module(name)
+        logging.getLogger(name).setLevel(logging.WARNING)

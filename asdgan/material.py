@@ -1,0 +1,132 @@
+"""What one machine type gives: windows to learn from, clips to score, and who they are."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from asdgan import clips, demo
+from asdgan.errors import BadInput
+
+if TYPE_CHECKING:
+    from asdgan.windows import Windows
+
+Advance = Callable[[int], None]  # told how many were done since it was last told
+Counter = Callable[[str, int], Advance]  # takes what is counted, and how many there are
+
+
+@dataclass(frozen=True)
+class Material:
+    """One machine type of a data set, listened to.
+
+    Attributes:
+        machine_type: Its name.
+        data: Fingerprint of its clips.
+        train: Windows of the training clips.
+        train_clips: How many those are.
+        test: Windows of the test clips, or None where there are none.
+        test_clips: The test clips, with their labels.
+    """
+
+    machine_type: str
+    data: str
+    train: "Windows"
+    train_clips: int
+    test: "Windows | None"
+    test_clips: Sequence[clips.Clip]
+
+
+def root_of(config: DictConfig, counter: Counter) -> Path:
+    """The data set's folder; the demo plant is made where it is asked for and not there yet.
+
+    Raises:
+        BadInput: The plant cannot be made as it is described.
+    """
+    if config.dataset.root is not None:
+        return Path(config.dataset.root)
+    plant = demo.Plant(
+        seed=config.dataset.plant_seed,
+        seconds=config.dataset.seconds,
+        sample_rate=demo.SAMPLE_RATE,
+        ids=config.dataset.ids,
+        train_clips=config.dataset.train_clips,
+        test_clips=config.dataset.test_clips,
+    )
+    return demo.make(
+        plant, Path(config.outputs) / "demo", counter("demo plant", demo.count(plant))
+    )
+
+
+def machine_types_of(machine: str | Sequence[str], root: Path, release: str) -> tuple[str, ...]:
+    """The machine types that `machine` (a name, several, or `all`) stands for.
+
+    Raises:
+        BadInput: The data set has no such machine type.
+    """
+    there = clips.machine_types(root, release)
+    if machine == "all":
+        return tuple(there)
+    asked = [machine] if isinstance(machine, str) else list(machine)
+    for name in asked:
+        if name not in there:
+            raise BadInput(
+                f"machine={name}: {root} has no such machine type; it has {', '.join(there)}"
+            )
+    return tuple(asked)
+
+
+def fingerprint_of(config: DictConfig, root: Path, machine_type: str) -> str:
+    """What the clips of a machine type are, in one word; reads each changed clip once.
+
+    Raises:
+        BadInput: The data set cannot be used.
+    """
+    table = clips.clip_table(root, config.dataset.release, machine_type)
+    return clips.fingerprint(table, _store(config) / "digests.json")
+
+
+def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) -> Material:
+    """Clips, their frames and windows; computed once for equal clips and feature settings.
+
+    Raises:
+        BadInput: The data set or one of its clips cannot be used.
+    """
+    from asdgan.features import LogMel, stored_frames
+    from asdgan.windows import Windows
+
+    table = clips.clip_table(root, config.dataset.release, machine_type)
+    digests = _store(config) / "digests.json"
+    log_mel = LogMel(**config.features)
+    advance = counter(f"{machine_type}: log-mel", len(table))
+    windows: dict[str, Windows | None] = {}
+    for split in ("train", "test"):
+        part = [clip for clip in table if clip.split == split]
+        if not part:
+            windows[split] = None
+            continue
+        frames = stored_frames(
+            part,
+            log_mel,
+            store=_store(config),
+            data=clips.fingerprint(part, digests),
+            on_clip=advance,
+        )
+        windows[split] = Windows(
+            frames, part, length=config.windows.frames, stride=config.windows.stride
+        )
+    train = windows["train"]
+    assert train is not None  # clip_table refuses a machine type without training clips
+    return Material(
+        machine_type=machine_type,
+        data=clips.fingerprint(table, digests),
+        train=train,
+        train_clips=sum(clip.split == "train" for clip in table),
+        test=windows["test"],
+        test_clips=[clip for clip in table if clip.split == "test"],
+    )
+
+
+def _store(config: DictConfig) -> Path:
+    return Path(config.outputs) / "features"

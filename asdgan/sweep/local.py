@@ -1,0 +1,98 @@
+"""The local launcher: jobs of a plan on the warm workers of this machine."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from asdgan.errors import BadInput
+from asdgan.sweep import plan as plans
+from asdgan.sweep.seat import Job
+from asdgan.sweep.slots import Slot, slots
+from asdgan.sweep.workers import Ended, Pool
+
+log = logging.getLogger("asdgan")
+
+TARGET = "asdgan.sweep.planned:run"
+GIVEN_UP_AFTER = 20  # equal failures without a single success
+# Stacks allocate and free tens of megabytes a step; glibc would give each back and fault it in
+# again, which costs a quarter of a step.
+ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+
+
+def slots_of(config: DictConfig) -> list[Slot]:
+    """The slots that a sweep's settings ask for."""
+    asked = config.sweep.slots
+    return slots(
+        config.sweep.jobs_per_gpu,
+        None if asked == "auto" else asked,
+        gpus=config.trainer.accelerator != "cpu",
+    )
+
+
+def launch(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """Runs jobs, given as Hydra would give them; marks in the ledger those that died.
+
+    Raises:
+        BadInput: Twenty jobs failed alike and none succeeded.
+        KeyboardInterrupt: Asked to stop.
+    """
+    told = [plans.told(overrides) for overrides in job_overrides]
+    jobs = [
+        Job(plan=str(path), number=number, title=plans.job_of(path, number).stack.folder)
+        for path, number in told
+    ]
+    endings = Endings()
+
+    def ended(end: Ended) -> None:
+        if end.kind != "stopped":
+            failed = (end.kind, end.reason) if end.kind is not None else None
+            endings.note(Path(end.job.plan), end.job.number, failed)
+
+    folder = Path(jobs[0].plan).parent if jobs else Path()
+    with Pool(
+        slots_of(config),
+        target=TARGET,
+        silence=config.sweep.timeout,
+        environment=ALLOCATION,
+        logs=folder / "logs",
+    ) as pool:
+        pool.run(jobs, lambda _: None, lambda *_: None, ended)
+    return [returned() for _ in jobs]
+
+
+class Endings:
+    """How the jobs of a plan ended: marks those that failed, and knows when to give up."""
+
+    def __init__(self) -> None:
+        """Begins with none."""
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._done = 0
+
+    def note(self, path: Path, number: int, failed: tuple[str, str] | None) -> None:
+        """Takes the end of one job: kind and reason of its failure, or None.
+
+        Raises:
+            BadInput: Twenty jobs failed alike and none succeeded.
+        """
+        if failed is None:
+            self._done += 1
+            return
+        plans.fail(path, number, *failed)
+        self._failures[failed] += 1
+        if not self._done and self._failures[failed] >= GIVEN_UP_AFTER:
+            raise BadInput(
+                f"{GIVEN_UP_AFTER} jobs failed alike and none succeeded, so the sweep stops: "
+                f"{failed[0]}: {failed[1]}"
+            )
+
+
+def returned() -> JobReturn:
+    """What a launcher owes Hydra for a job whose result is in files."""
+    result = JobReturn()
+    result.status = JobStatus.COMPLETED
+    result.return_value = 0
+    return result

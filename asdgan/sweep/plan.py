@@ -1,0 +1,341 @@
+"""From a grid to jobs: which points are missing, which train together, in what order.
+
+The plan is a file, `sweeps/<name>/plan.json`, and a job is that file and a number. What is planned
+is settled: a YAML that is edited meanwhile changes nothing.
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from asdgan import ledger, settings
+from asdgan.errors import BadInput, Damaged
+from asdgan.files import canonical, read_json, write_json
+from asdgan.stack import Stack
+from asdgan.sweep.grid import Grid, Part
+from asdgan.sweep.traits import Trait
+
+FORMAT = 1
+LEAST_LANES = 8  # from here on a lane's bits do not depend on its neighbours
+# Lanes that a CPU's caches hold, by the windows in a minibatch: benchmarks/step.py
+CPU_LANES = ((32, 16), (math.inf, 8))
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a plan knows of one machine type of one data set: its fingerprint."""
+
+    machine_type: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stack with something left to do.
+
+    Attributes:
+        stack: What to train.
+        signatures: Of its points, by lane and reading.
+        skip: Those of them that are done, or are another job's.
+        root: Of the data set.
+    """
+
+    stack: Stack
+    signatures: tuple[tuple[str, ...], ...]
+    skip: frozenset[str]
+    root: str
+
+    @property
+    def wanted(self) -> list[str]:
+        """Signatures of the points to write."""
+        return [name for lane in self.signatures for name in lane if name not in self.skip]
+
+    def narrowed(self, lanes: Sequence[int]) -> "Job":
+        """The same job for some of its lanes."""
+        stack = self.stack
+        kept = Stack(
+            config=stack.config,
+            machine_type=stack.machine_type,
+            data=stack.data,
+            recipe=stack.recipe,
+            lanes=tuple(stack.lanes[lane] for lane in lanes),
+            readings=stack.readings,
+            signer=stack.signer,
+        )
+        return Job(kept, tuple(self.signatures[lane] for lane in lanes), self.skip, self.root)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Jobs, and what is not among them.
+
+    Attributes:
+        name: Of the sweep.
+        typed: Its command line.
+        jobs: Stacks with something left to do, those of one machine type together.
+        points: Signatures of all points of the grid, each once.
+        done: Those that have a result.
+        failed: Those that have only a failure, where such are not tried again.
+    """
+
+    name: str
+    typed: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    points: frozenset[str]
+    done: frozenset[str]
+    failed: frozenset[str]
+
+
+def name_of(grid: Grid) -> str:
+    """The name of a sweep: the same command line, in any order, gives the same."""
+    if grid.settings.name is not None:
+        return grid.settings.name
+    models = dict.fromkeys(part.config.detector for part in grid.parts)
+    said = grid.settings.file or "-".join(models)
+    unlike = ("sweep.dry_run", "sweep.slots", "sweep.jobs_per_gpu", "sweep.retry", "sweep.timeout")
+    text = sorted(one for one in grid.typed if not one.startswith(unlike))
+    return f"{said[:60]}-{hashlib.sha256(canonical(text)).hexdigest()[:8]}"
+
+
+def make(
+    grid: Grid,
+    heard: Mapping[int, Sequence[Heard]],
+    roots: Mapping[int, str],
+    traits: Mapping[str, Trait],
+    *,
+    done: Collection[str],
+    failed: Collection[str],
+    slots: int,
+    on_gpu: bool,
+) -> Plan:
+    """The jobs of a grid.
+
+    Args:
+        grid: What was asked for.
+        heard: The machine types of each part, by the part's number.
+        roots: The data set's folder of each part.
+        traits: Of each model, by its `_target_`.
+        done: Signatures that have a result.
+        failed: Signatures not to be tried again.
+        slots: Jobs that run at once.
+        on_gpu: Whether they run on GPUs, where memory and not a cache bounds a stack.
+    """
+    points: set[str] = set()
+    jobs: list[Job] = []
+    settled = set(done) | set(failed)
+    for number, part in enumerate(grid.parts):
+        trait = traits[part.config.model._target_]
+        for one in heard[number]:
+            for stack in _stacks(part, one, trait, grid.settings.lanes, slots, on_gpu):
+                named = tuple(
+                    tuple(stack.signature(lane, epochs) for epochs in stack.readings)
+                    for lane in range(len(stack.lanes))
+                )
+                mine = {name for lane in named for name in lane}
+                skip = mine & (settled | points)
+                points |= mine
+                job = Job(stack, named, frozenset(skip), roots[number])
+                open_lanes = [i for i, lane in enumerate(named) if not skip.issuperset(lane)]
+                if open_lanes:
+                    jobs.append(job.narrowed(open_lanes) if len(open_lanes) < len(named) else job)
+    return Plan(
+        name=name_of(grid),
+        typed=grid.typed,
+        jobs=tuple(jobs),
+        points=frozenset(points),
+        done=frozenset(points & set(done)),
+        failed=frozenset(points & set(failed) - set(done)),
+    )
+
+
+def _stacks(
+    part: Part, heard: Heard, trait: Trait, lanes: int | str, slots: int, on_gpu: bool
+) -> Iterator[Stack]:
+    """The stacks of one part on one machine type, whether done or not: always cut alike."""
+    axes = list(part.lanes)
+    every = [
+        dict(zip(axes, values, strict=True)) for values in itertools.product(*part.lanes.values())
+    ]
+    # Neighbours with one learning rate and beta1 share a group of the optimiser.
+    every.sort(key=lambda lane: [float(lane.get(axis, 0)) for axis in ("lr", "beta1", "seed")])
+    together = trait.stackable and part.alike
+    width = _width(len(every), part.config.batch, lanes, slots, on_gpu) if together else 1
+    readings = [part.readings] if trait.prefix_stable else [(one,) for one in part.readings]
+    shared = settings.identity(part.config, heard.machine_type)
+    signer = ledger.Signer(shared, trait.recipe, heard.data, [*axes, "epochs"])
+    for first in range(0, len(every), width):
+        chunk = tuple(every[first : first + width])
+        config = part.config
+        if not part.alike:
+            config = OmegaConf.merge(config, chunk[0])
+            assert isinstance(config, DictConfig)
+            chunk = ({},)
+        for some in readings:
+            yield Stack(
+                config=config,
+                machine_type=heard.machine_type,
+                data=heard.data,
+                recipe=trait.recipe,
+                lanes=chunk,
+                readings=some,
+                signer=signer if part.alike else None,
+            )
+
+
+def _width(count: int, batch: int, lanes: int | str, slots: int, on_gpu: bool) -> int:
+    """Lanes in a stack: as asked, or what a cache holds, spread over the slots."""
+    if lanes != "auto":
+        return int(lanes)
+    if on_gpu:
+        return count
+    most = next(width for up_to, width in CPU_LANES if batch <= up_to)
+    return min(most, max(LEAST_LANES, math.ceil(count / slots)))
+
+
+# On disk ----------------------------------------------------------------------------------------
+
+
+def write(plan: Plan, folder: Path) -> Path:
+    """Stores a plan whole; gives its path."""
+    configs: dict[int, int] = {}
+    texts: list[Any] = []
+    for job in plan.jobs:
+        if id(job.stack.config) not in configs:
+            configs[id(job.stack.config)] = len(texts)
+            texts.append(OmegaConf.to_container(job.stack.config, resolve=False))
+    path = folder / "plan.json"
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "name": plan.name,
+            "typed": list(plan.typed),
+            "configs": texts,
+            "jobs": [_as_json(job, configs[id(job.stack.config)]) for job in plan.jobs],
+            "points": sorted(plan.points),
+            "done": sorted(plan.done),
+            "failed": sorted(plan.failed),
+        },
+    )
+    return path
+
+
+def _as_json(job: Job, config: int) -> dict[str, Any]:
+    stack = job.stack
+    return {
+        "config": config,
+        "machine_type": stack.machine_type,
+        "data": stack.data,
+        "recipe": stack.recipe,
+        "root": job.root,
+        "lanes": {axis: [lane[axis] for lane in stack.lanes] for axis in stack.lanes[0]},
+        "count": len(stack.lanes),
+        "readings": list(stack.readings),
+        "signatures": [list(lane) for lane in job.signatures],
+        "skip": sorted(job.skip),
+    }
+
+
+def read(path: Path) -> list[Job]:
+    """The jobs of a plan.
+
+    Raises:
+        BadInput: There is no such plan.
+        Damaged: The file is not what was written.
+    """
+    try:
+        body = read_json(path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no plan there; start the sweep again with -m") from None
+    if body.get("format") != FORMAT:
+        raise Damaged(f"{path}: not a plan of format {FORMAT}")
+    configs = [DictConfig(one) for one in body["configs"]]
+    return [_from_json(one, configs) for one in body["jobs"]]
+
+
+def _from_json(one: Mapping[str, Any], configs: Sequence[DictConfig]) -> Job:
+    columns = one["lanes"]
+    lanes = tuple({axis: of[i] for axis, of in columns.items()} for i in range(one["count"]))
+    stack = Stack(
+        config=configs[one["config"]],
+        machine_type=one["machine_type"],
+        data=one["data"],
+        recipe=one["recipe"],
+        lanes=lanes,
+        readings=tuple(one["readings"]),
+    )
+    signatures = tuple(tuple(lane) for lane in one["signatures"])
+    return Job(stack, signatures, frozenset(one["skip"]), one["root"])
+
+
+@lru_cache(maxsize=2)
+def _jobs_of(path: Path, changed: int) -> list[Job]:
+    return read(path)
+
+
+def job_of(path: Path, number: int) -> Job:
+    """One job of a plan; a process that asks for many reads the file once.
+
+    Raises:
+        BadInput: There is no such plan, or no such job in it.
+        Damaged: The file is not what was written.
+    """
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    jobs = _jobs_of(path, changed)
+    if not 0 <= number < len(jobs):
+        raise BadInput(f"{path} has {len(jobs)} jobs, and none of number {number}")
+    return jobs[number]
+
+
+def overrides_of(path: Path, number: int) -> list[str]:
+    """A job as Hydra's launchers take it: overrides, as text."""
+    quoted = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"sweep.job='{quoted}#{number}'"]
+
+
+def told(overrides: Sequence[str]) -> tuple[Path, int]:
+    """The plan and number that `overrides_of` spelt."""
+    value = OverridesParser.create().parse_override(overrides[0]).value()
+    return named(str(value))
+
+
+def named(job: str) -> tuple[Path, int]:
+    """The plan and number that a setting `sweep.job` names.
+
+    Raises:
+        BadInput: It names none.
+    """
+    path, _, number = job.rpartition("#")
+    if not (path and number.isdecimal()):
+        raise BadInput(f"sweep.job={job}: set by a sweep itself, as PLAN#NUMBER; start it with -m")
+    return Path(path), int(number)
+
+
+def fail(path: Path, number: int, kind: str, reason: str) -> None:
+    """Marks the points of a job that have no result as failed."""
+    job = job_of(path, number)
+    folder = Path(job.stack.config.outputs) / "runs" / job.stack.folder
+    missing = [
+        (lane, epochs)
+        for lane, names in enumerate(job.signatures)
+        for epochs, name in zip(job.stack.readings, names, strict=True)
+        if name not in job.skip and ledger.find(folder, name) is None
+    ]
+    if missing:
+        ledger.write_failure(
+            folder,
+            signatures=[job.stack.signature(lane, epochs) for lane, epochs in missing],
+            kind=kind,
+            reason=reason,
+            model=job.stack.config.detector,
+            machine_type=job.stack.machine_type,
+            settings=job.stack.settings(*missing[0]),
+        )

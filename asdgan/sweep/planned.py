@@ -1,0 +1,75 @@
+"""A job of a plan, run: what a worker process, a Slurm job or a Ray task calls."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from asdgan import job, ledger
+from asdgan.errors import BadInput
+from asdgan.files import canonical
+from asdgan.material import Material, listen
+from asdgan.sweep import plan
+
+_last: dict[bytes, Material] = {}  # what was listened to last: one machine type fills memory
+
+
+def run(path: Path, number: int, beat: Callable[[str], None]) -> None:
+    """Trains one job of a plan and writes its rows.
+
+    Args:
+        path: Of the plan.
+        number: Of the job.
+        beat: Called with a note after every block of steps, and every clip listened to; an
+            exception that it raises ends the job, after a checkpoint.
+
+    Raises:
+        BadInput: The plan or its data is not what it was.
+    """
+    planned = plan.job_of(path, number)
+    stack = planned.stack
+    job.quiet_libraries()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    outputs = Path(stack.config.outputs)
+    found = {name for name in planned.wanted if ledger.find(outputs / "runs" / stack.folder, name)}
+    wanted = set(planned.wanted) - found
+    if not wanted:
+        (outputs / "runs" / stack.folder / "checkpoint").unlink(missing_ok=True)
+        return
+    heard = _heard(stack.config, planned.root, stack.machine_type, beat)
+    if heard.data != stack.data:
+        raise BadInput(
+            f"{planned.root}: the clips of {stack.machine_type} are not those that were planned "
+            "for; start the sweep again, and it plans for these"
+        )
+    job.train(
+        stack,
+        heard,
+        outputs=outputs,
+        wanted=wanted,
+        keep=stack.config.sweep.keep_weights,
+        on_steps=lambda _, note: beat(note),
+    )
+
+
+def _heard(
+    config: DictConfig, root: str, machine_type: str, beat: Callable[[str], None]
+) -> Material:
+    """The machine type's material; jobs of one process that share it listen once."""
+    told = {
+        "root": root,
+        "machine_type": machine_type,
+        **{
+            node: OmegaConf.to_container(config[node], resolve=True)
+            for node in ("dataset", "features", "windows")
+        },
+    }
+    named = canonical(told)
+    if named not in _last:
+        _last.clear()
+        _last[named] = listen(
+            config, Path(root), machine_type, lambda title, _: lambda _count: beat(title)
+        )
+    return _last[named]

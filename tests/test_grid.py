@@ -1,0 +1,247 @@
+"""From a command line to a plan: which points there are, what they are called, what is refused."""
+
+import itertools
+import random
+
+import pytest
+from omegaconf import OmegaConf
+
+from asdgan import ledger, settings
+from asdgan.errors import BadInput, Damaged
+from asdgan.sweep import grid, plan, traits
+
+TYPED = ("dataset=folder", "dataset.root=unused", "machine=fan")
+
+
+def planned(*typed, done=(), failed=(), types=("fan",), slots=2, **about):
+    asked = grid.expand([*TYPED, *typed])
+    heard = {i: [plan.Heard(name, "data") for name in types] for i in range(len(asked.parts))}
+    told = {
+        part.config.model._target_: traits.of(part.config.model._target_) for part in asked.parts
+    }
+    roots = dict.fromkeys(heard, "unused")
+    return plan.make(
+        asked, heard, roots, told, done=done, failed=failed, slots=slots, on_gpu=False, **about
+    )
+
+
+def names_of(made):
+    """The points that the jobs will write, as often as they will."""
+    return [name for job in made.jobs for name in job.wanted]
+
+
+def alone(*typed):
+    """The signature that a point has when it is composed and run alone."""
+    config = settings.compose([*TYPED, *typed])
+    told = traits.of(config.model._target_)
+    return ledger.signature(settings.identity(config, "fan"), told.recipe, "data")
+
+
+AXES = {
+    "model": ("ganomaly", "skip_ganomaly"),
+    "batch": ("16", "512"),
+    "lr": ("1e-4", "0.001"),
+    "dropout": ("0", "0.5"),
+    "init": ("normal", "glorot_uniform"),
+    "lambda_con": ("1", "50.0"),
+    "model.init_std": ("0.02", "0.1"),
+    "seed": ("0", "7"),
+    "epochs": ("10", "30"),
+}
+
+
+def test_points_of_a_grid_are_the_points_that_each_is_alone():
+    made = planned(*(f"{key}={','.join(values)}" for key, values in AXES.items()))
+    assert len(made.points) == 2 ** len(AXES)
+    assert sorted(names_of(made)) == sorted(made.points)  # each is some job's, and only one's
+    every = list(itertools.product(*AXES.values()))
+    for values in random.Random(0).sample(every, 12):
+        typed = [f"{key}={value}" for key, value in zip(AXES, values, strict=True)]
+        assert alone(*typed) in made.points
+
+
+def test_a_job_names_its_points_in_the_order_of_its_lanes_and_readings():
+    made = planned("lr=1e-3,1e-4", "seed=0,1", "epochs=20,10", "batch=16")
+    (job,) = made.jobs
+    assert job.stack.readings == (10, 20)
+    for lane, names in zip(job.stack.lanes, job.signatures, strict=True):
+        for epochs, name in zip(job.stack.readings, names, strict=True):
+            assert name == alone(f"lr={lane['lr']}", f"seed={lane['seed']}", f"epochs={epochs}")
+
+
+def test_an_axis_that_another_setting_is_read_off_is_composed_for_each_point():
+    made = planned("lambda_con='${lambda_lat}'", "lambda_lat=1,50")
+    assert made.points == {
+        alone("lambda_con='${lambda_lat}'", f"lambda_lat={value}") for value in (1, 50)
+    }
+    assert [len(job.stack.lanes) for job in made.jobs] == [1, 1]
+
+
+def test_equal_points_are_run_once():
+    made = planned("lr=1e-4,0.0001,1.0e-04", "epochs=10,10")
+    assert len(made.points) == len(names_of(made)) == 1
+
+
+def test_what_is_done_is_not_run_again_and_the_rest_keeps_its_stacks():
+    typed = ("lr=1e-3,1e-4", "dropout=0,0.5", "seed=range(0,8)", "epochs=10,20", "batch=512")
+    first = planned(*typed)
+    assert len(first.jobs) > 1
+    done = {name for lane in first.jobs[0].signatures for name in lane}
+    second = planned(*typed, done=done)
+    assert second.done == done
+    assert [job.stack.folder for job in second.jobs] == [j.stack.folder for j in first.jobs[1:]]
+    assert sorted(names_of(second)) == sorted(first.points - done)
+    assert planned(*typed, done=first.points).jobs == ()
+
+
+def test_a_stack_whose_first_reading_is_done_is_trained_for_the_second_alone():
+    first = planned("lr=1e-3,1e-4", "epochs=10,20")
+    done = {lane[0] for lane in first.jobs[0].signatures}
+    (job,) = planned("lr=1e-3,1e-4", "epochs=10,20", done=done).jobs
+    assert job.stack.key == first.jobs[0].stack.key
+    assert sorted(job.wanted) == sorted(first.points - done)
+
+
+def test_what_failed_is_tried_again_or_not():
+    points = planned("lr=1e-3,1e-4").points
+    failed = {sorted(points)[0]}
+    made = planned("lr=1e-3,1e-4", failed=failed)
+    assert made.failed == failed
+    assert set(names_of(made)) == points - failed
+
+
+def test_a_stack_holds_at_least_eight_lanes_and_spreads_over_the_slots():
+    sizes = [len(job.stack.lanes) for job in planned("seed=range(0,40)", slots=4).jobs]
+    assert sizes == [10] * 4
+    sizes = [len(job.stack.lanes) for job in planned("seed=range(0,20)", slots=16).jobs]
+    assert sizes == [8, 8, 4]
+    sizes = [len(job.stack.lanes) for job in planned("seed=range(0,5)", "sweep.lanes=2").jobs]
+    assert sizes == [2, 2, 1]
+
+
+def test_a_plan_is_read_back_as_it_was_written(tmp_path):
+    made = planned("lr=1e-3,1e-4", "batch=16,512", "epochs=10,20", "init=normal,glorot_uniform")
+    path = plan.write(made, tmp_path / "a folder, with = signs")
+    for number, job in enumerate(made.jobs):
+        again = plan.job_of(*plan.told(plan.overrides_of(path, number)))
+        assert again.stack.folder == job.stack.folder
+        assert again.signatures == job.signatures
+        assert again.skip == job.skip
+        settled = [OmegaConf.to_container(j.stack.as_config(), resolve=True) for j in (job, again)]
+        assert settled[0] == settled[1]
+        lanes = range(len(job.stack.lanes))
+        assert [again.stack.settings(i, 20) for i in lanes] == [
+            job.stack.settings(i, 20) for i in lanes
+        ]
+
+
+def test_a_damaged_plan_is_refused(tmp_path):
+    path = plan.write(planned("lr=1e-3,1e-4"), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"0.001", b"0.002"))
+    with pytest.raises(Damaged):
+        plan.read(path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["epocs=1,2"], "epocs: no such setting; did you mean epochs"),
+        (["lr=1e-3,fast"], "lr=fast: a number above 0 is expected"),
+        (["lr=-1,2", "dropout=0.5,1"], "lr=-1: .*; dropout=1: "),
+        (["batch=16,1"], "batch=1: a whole number of at least 2 is expected"),
+        (["lr=1,2", "lr=3"], "lr is given twice"),
+        (["lr=interval(1e-5,1e-2)"], "interval has no end of values; list those to try: lr=a,b"),
+        (["seed=range(0,100000)", "lr=range(1,1000)"], "more than 2,000,000"),
+        (["seed=range(0,1000000000000)"], "more than 2,000,000 values"),
+        (["model=dcase_ae", "lambda_adv=1,2"], "dcase_ae has no such setting"),
+        (["model=ganomaly,gandalf"], "model=gandalf: no such choice"),
+        (["sweep=tabel3"], "sweep=tabel3: no such sweep"),
+        (["sweep.file=tabel3"], "sweep=tabel3: no such sweep; did you mean table3"),
+        (["sweep.retry=never,failed"], "sweep.retry takes one value"),
+        (["sweep.lanes=0"], "sweep.lanes=0"),
+        (["outputs=a,b"], "outputs takes one folder"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(typed, said):
+    with pytest.raises(BadInput, match=said):
+        drive_like(typed)
+
+
+def drive_like(typed):
+    from asdgan.sweep import drive
+
+    asked = drive.expanded((*TYPED, *typed))
+    drive._outputs(asked)
+
+
+def test_a_grid_nobody_can_run_is_refused_at_once():
+    axes = [f"{axis}=range(0,10000)" for axis in ("seed", "lambda_adv", "lambda_con")]
+    with pytest.raises(BadInput, match=r"1,000,000,000,000 points"):
+        grid.expand([*TYPED, *axes])
+
+
+# Sweep files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweeps(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "SWEEPS", tmp_path)
+    return tmp_path
+
+
+def test_the_papers_grid_has_the_points_that_the_paper_says():
+    asked = grid.expand(["sweep.file=table3", "model=ganomaly", "sweep.dry_run=true"])
+    assert asked.points == 41_472
+    assert sum(part.points for part in asked.parts) == 41_472
+    assert len(asked.parts) == 36  # batch, latent and hidden layers have shapes of their own
+
+
+def test_axes_of_a_block_multiply_blocks_add_up_and_what_is_typed_narrows_them(sweeps):
+    (sweeps / "two.yaml").write_text(
+        "about: two blocks\n"
+        "blocks:\n"
+        "  - [model=ganomaly, 'lr=1e-3,1e-4', 'seed=0,1']\n"
+        "  - [model=skip_ganomaly, seed=5]\n"
+    )
+    assert grid.expand([*TYPED, "sweep.file=two"]).points == 4 + 1
+    narrowed = grid.expand([*TYPED, "sweep.file=two", "seed=3", "batch=16,512"])
+    assert narrowed.points == (2 + 1) * 2
+    assert {part.config.seed for part in narrowed.parts} == {3}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("blocks: [[model=ganomaly]]\nblokcs: 1\n", "unknown key blokcs"),
+        ("blocks:\n  - [model=ganomaly\n", "bad.yaml line"),
+        ("about: nothing\n", "has `blocks`"),
+        ("blocks: [{model: ganomaly}]\n", "block 1 is not a list of settings"),
+        ("blocks: [[model=ganomaly], ['lr=1,2', 'lr=3']]\n", "block 2: lr is given twice"),
+    ],
+)
+def test_a_sweep_file_that_is_none_is_refused_with_its_place(sweeps, text, said):
+    (sweeps / "bad.yaml").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        grid.expand([*TYPED, "sweep.file=bad"])
+
+
+# Models -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (settings.CONF / "model").glob("*.yaml"))
+)
+def test_what_is_read_off_a_model_is_what_its_class_says(name):
+    config = settings.compose([f"model={name}", *TYPED])
+    told = traits.of(config.model._target_)
+    found = type(settings.build(config))
+    assert told == traits.Trait(found.recipe, found.stackable, found.prefix_stable)
+
+
+def test_a_model_that_cannot_be_built_is_found_without_memory():
+    good = settings.compose(["model=ganomaly", *TYPED])
+    huge = settings.compose(["model=ganomaly", *TYPED, "model.hidden_width=10000000"])
+    bad = settings.compose(["model=ganomaly", *TYPED])
+    bad.model.pool = "median"
+    assert traits.unbuildable([good, huge, bad])[:2] == [None, None]
+    assert "model.pool=median" in str(traits.unbuildable([bad])[0])

@@ -1,0 +1,291 @@
+"""Sweeps from plan to results: nothing lost, nothing done twice, every row the point's own."""
+
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from asdgan import ledger, material, run, settings
+from asdgan.errors import BadInput, Stopped
+from asdgan.sweep import drive, plan, planned
+
+PLANT = (
+    "machine=fan", "dataset.seconds=2", "dataset.ids=1", "dataset.train_clips=2",
+    "dataset.test_clips=2",
+)  # fmt: skip
+TINY = ("features.mels=16", "model.hidden_width=16", "batch=32", "trainer.compile=false")
+GRID = ("model=ganomaly", "lr=1e-4,2e-4", "dropout=0.25", "seed=0,1,2,3", "epochs=1,2")
+POINTS = 16
+
+
+@pytest.fixture(scope="session")
+def plant(tmp_path_factory):
+    """A demo plant of one machine type, made once."""
+    config = settings.compose([*PLANT, f"outputs={tmp_path_factory.mktemp('plant')}"])
+    return material.root_of(config, lambda title, total: lambda count=1: None)
+
+
+@pytest.fixture
+def sweep(plant, tmp_path):
+    """Sweeps in this process; what launches the jobs can be another's."""
+
+    def go(*typed, launch=None, outputs=tmp_path):
+        own = (f"dataset.root={plant}", f"outputs={outputs}", "logger=none")
+        return drive.sweep([*typed, *PLANT, *TINY, *own], launch or here, slots=1, on_gpu=False)
+
+    return go
+
+
+def here(jobs):
+    for path, number in jobs:
+        planned.run(path, number, lambda _: None)
+
+
+def rows(outputs):
+    found, refused = ledger.read_all(outputs / "runs")
+    assert not refused
+    return {row["signature"]: row for one in found for row in one.rows}
+
+
+def scores(outputs):
+    """The scores of every point, by signature."""
+    found, _ = ledger.read_all(outputs / "runs")
+    return {
+        row["signature"]: {
+            name: values[place]
+            for name, values in ledger.read_scores(one).items()
+            if name.startswith("score/")
+        }
+        for one in found
+        for place, row in enumerate(one.rows)
+    }
+
+
+def equal(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return all(
+        np.array_equal(ours[key][name], theirs[key][name]) for key in ours for name in ours[key]
+    )
+
+
+def test_every_point_has_the_row_that_it_has_when_it_runs_alone(sweep, plant, tmp_path, capsys):
+    assert sweep(*GRID) == 0
+    said = capsys.readouterr().out
+    assert f"{POINTS} points, 0 done before, {POINTS} to run on 1 machine type, as 1 stack" in said
+    assert f"{POINTS} of {POINTS} points done" in said
+    found = rows(tmp_path)
+    assert len(found) == POINTS
+    typed = ["model=ganomaly", "lr=2e-4", "dropout=0.25", "seed=2", "epochs=2", *PLANT, *TINY]
+    alone = tmp_path / "alone"
+    config = settings.compose([*typed, f"dataset.root={plant}", f"outputs={alone}", "logger=none"])
+    (kept,) = run.run(config)
+    ours = found[kept.row["signature"]]
+    same = ("settings", "seed", "epochs", "data", "model", "recipe", "primary", "clips")
+    assert {key: ours[key] for key in same} == {key: kept.row[key] for key in same}
+    theirs = scores(alone)[kept.row["signature"]]
+    for name, values in scores(tmp_path)[kept.row["signature"]].items():
+        np.testing.assert_allclose(values, theirs[name], rtol=1e-3, err_msg=name)
+
+
+def test_what_is_done_is_not_done_again_and_what_is_damaged_is(sweep, tmp_path, capsys):
+    assert sweep(*GRID) == 0
+    before = scores(tmp_path)
+    capsys.readouterr()
+    assert sweep(*GRID) == 0
+    assert f"nothing to do: {POINTS} done, 0 failed" in capsys.readouterr().out
+    path = next((tmp_path / "runs").rglob("epochs_00001.json"))
+    path.write_text(path.read_text().replace("0", "1", 1))
+    assert sweep(*GRID) == 0
+    assert f"{POINTS // 2} done before, {POINTS // 2} to run" in capsys.readouterr().out
+    assert equal(scores(tmp_path), before)
+
+
+def test_a_wider_grid_runs_its_new_points_only(sweep, tmp_path, capsys):
+    assert sweep("model=ganomaly", "seed=0,1", "epochs=1") == 0
+    capsys.readouterr()
+    assert sweep("model=ganomaly", "seed=0,1,2", "epochs=1,2") == 0
+    assert "6 points, 2 done before, 4 to run" in capsys.readouterr().out
+    assert len(rows(tmp_path)) == 6
+
+
+def test_a_job_that_is_stopped_anywhere_goes_on_bit_for_bit(sweep, tmp_path):
+    typed = ("model=ganomaly", "lr=1e-4,2e-4", "seed=0,1,2,3", "epochs=1,6")
+    assert sweep(*typed, outputs=tmp_path / "whole") == 0
+    left = 0  # beats of training until the next stop; none at 0
+
+    def beat(note):
+        nonlocal left
+        if note.startswith("epoch") and left:
+            left -= 1
+            if not left:
+                raise Stopped("asked to stop")
+
+    def stopped(jobs):
+        for path, number in jobs:
+            try:
+                planned.run(path, number, beat)
+            except Stopped:
+                raise KeyboardInterrupt from None
+
+    for stop in (1, 2, 3):  # the first beat of a training that goes on tells of what was done
+        left = stop
+        with pytest.raises(KeyboardInterrupt):
+            sweep(*typed, launch=stopped)
+        assert list((tmp_path / "runs").rglob("checkpoint"))
+    left = 0
+    assert sweep(*typed, launch=stopped) == 0
+    assert equal(scores(tmp_path), scores(tmp_path / "whole"))
+    assert not list((tmp_path / "runs").rglob("checkpoint"))
+
+
+def test_a_stack_that_runs_out_of_memory_is_halved_until_it_fits(sweep, tmp_path, capsys):
+    """Lanes of four take the memory there is; every point gets its row all the same."""
+    tried = []
+
+    def small(jobs):
+        for path, number in jobs:
+            lanes = len(plan.job_of(path, number).stack.lanes)
+            tried.append(lanes)
+            if lanes > 2:
+                plan.fail(path, number, "memory", "MemoryError: 4 lanes are too many")
+            else:
+                planned.run(path, number, lambda _: None)
+
+    assert sweep(*GRID, launch=small) == 0
+    assert tried == [8, 4, 4, 2, 2, 2, 2]
+    assert len(rows(tmp_path)) == POINTS
+    assert f"{POINTS} of {POINTS} points done\n" in capsys.readouterr().out
+
+
+def test_one_lane_that_does_not_fit_is_a_failure(sweep, capsys):
+    def none(jobs):
+        for path, number in jobs:
+            plan.fail(path, number, "memory", "MemoryError: nothing left")
+
+    assert sweep("model=ganomaly", "seed=0,1", "epochs=1", launch=none) == 1
+    assert "0 of 2 points done, 2 failed" in capsys.readouterr().out
+
+
+def test_a_failure_is_kept_and_tried_again_unless_told_not_to(sweep, tmp_path, capsys):
+    def broken(jobs):
+        for path, number in jobs:
+            plan.fail(path, number, "raised", "ValueError: planted (model.py:1)")
+
+    assert sweep(*GRID, launch=broken) == 1
+    assert "raised: ValueError: planted (model.py:1)" in capsys.readouterr().out
+    assert sweep(*GRID, "sweep.retry=never") == 1
+    assert f"nothing to do: 0 done, {POINTS} failed" in capsys.readouterr().out
+    assert sweep(*GRID) == 0
+    assert len(rows(tmp_path)) == POINTS
+
+
+def test_a_lane_that_meets_nan_fails_alone(sweep, tmp_path, capsys):
+    typed = ("model=ganomaly", "lr=1e-4,1e30", "seed=0,1,2,3", "epochs=1,2")
+    assert sweep(*typed) == 1
+    found = rows(tmp_path)
+    assert {row["settings"]["lr"] for row in found.values()} == {1e-4}
+    assert len(found) == 8
+    failed, _ = ledger.failures(tmp_path / "runs")
+    assert {one.kind for one in failed} == {"nan"}
+    assert {one.settings["lr"] for one in failed} == {1e30}
+    assert "8 of 16 points done, 8 failed" in capsys.readouterr().out
+
+
+def test_clips_that_changed_after_the_plan_are_not_trained_on(plant, tmp_path, capsys):
+    own = tmp_path / "own"
+    shutil.copytree(plant, own)
+
+    def late(jobs):
+        (wav, *_) = sorted(own.rglob("fan/test/*.wav"))
+        wav.write_bytes(sorted(own.rglob("fan/test/*.wav"))[1].read_bytes())
+        here(jobs)
+
+    typed = [*GRID, *PLANT, *TINY, f"dataset.root={own}", f"outputs={tmp_path}"]
+    with pytest.raises(BadInput, match="not those that were planned for; start the sweep again"):
+        drive.sweep(typed, late, slots=1, on_gpu=False)
+
+
+def test_a_sweep_is_not_started_twice_at_once(sweep, capsys):
+    def second(jobs):
+        with pytest.raises(BadInput, match="this sweep is running already"):
+            sweep("model=ganomaly", "seed=0,1", "epochs=1")
+        here(jobs)
+
+    assert sweep("model=ganomaly", "seed=0,1", "epochs=1", launch=second) == 0
+
+
+def test_a_dry_run_says_how_long_and_writes_nothing(sweep, tmp_path, capsys):
+    assert sweep(*GRID, "sweep.dry_run=true", launch=None) == 0
+    said = capsys.readouterr().out
+    hours = re.search(r"about ([\d.,]+) hours of training with 1 jobs at once", said)
+    assert hours is not None
+    assert math.isfinite(float(hours[1].replace(",", "")))
+    assert "nothing started" in said
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_remains_of_writers_that_were_killed_are_cleared(sweep, tmp_path):
+    assert sweep("model=ganomaly", "seed=0,1", "epochs=1") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    old, new = folder / ".a.part", folder / ".b.part"
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    next(folder.glob("epochs_*.json")).unlink()
+    assert sweep("model=ganomaly", "seed=0,1", "epochs=1") == 0
+    assert not old.exists()
+    assert new.exists()  # somebody may still be writing it
+
+
+# The command itself, its workers, and the keyboard -----------------------------------------------
+
+
+def test_the_command_is_interrupted_and_goes_on_and_nothing_is_lost(plant, tmp_path, repository):
+    """As a person would: -m, Ctrl-C in the middle, the same line again."""
+    typed = [
+        "-m", *GRID[:-1], "epochs=1,150", "lambda_con=1,50", "sweep.lanes=8", "sweep.slots=1",
+        *PLANT, *TINY, f"dataset.root={plant}",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "asdgan.run", *typed],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    runs = tmp_path / "outputs" / "runs"
+    while not list(runs.glob("*/epochs_00001.json")) and begun.poll() is None:
+        time.sleep(0.1)
+    begun.send_signal(signal.SIGINT)
+    said, _ = begun.communicate(timeout=300)
+    assert begun.returncode == 130, said
+    assert "what was finished is kept, and the same command goes on from there" in said
+    assert "Traceback" not in said
+    kept = {path: path.read_bytes() for path in runs.rglob("epochs_*.json")}
+    assert kept
+    (saved,) = runs.rglob("checkpoint")
+    done = subprocess.run(
+        [sys.executable, "-m", "asdgan.run", *typed],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "32 of 32 points done" in done.stdout
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert not saved.exists()
+    logs = next((tmp_path / "outputs" / "sweeps").glob("*/logs/worker_00.log")).read_text()
+    assert "going on after" in logs
