@@ -251,7 +251,7 @@ def test_remains_of_writers_that_were_killed_are_cleared(sweep, tmp_path):
 def test_the_command_is_interrupted_and_goes_on_and_nothing_is_lost(plant, tmp_path, repository):
     """As a person would: -m, Ctrl-C in the middle, the same line again."""
     typed = [
-        "-m", *GRID[:-1], "epochs=1,150", "lambda_con=1,50", "sweep.lanes=8", "sweep.slots=1",
+        "-m", *GRID[:-1], "epochs=1,40", "lambda_con=1,50", "sweep.lanes=8", "sweep.slots=1",
         *PLANT, *TINY, f"dataset.root={plant}",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(repository)}
