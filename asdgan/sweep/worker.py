@@ -21,6 +21,7 @@ import gc
 import importlib
 import io
 import json
+import logging
 import os
 import queue
 import re
@@ -121,6 +122,8 @@ def main() -> int:
     faulthandler.register(signal.SIGUSR1)  # which the pool sends before it kills what hangs
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("asdgan").setLevel(logging.INFO)
     link = Link(control, report)
     os.register_at_fork(after_in_child=link.forget)
     threading.Thread(target=link.listen, daemon=True).start()
