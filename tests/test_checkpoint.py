@@ -305,9 +305,12 @@ def test_epochs_are_reported_and_logged_by_their_own_numbers(trained):
     found = checkpoint.read(kept[2, 3], key="k")
     detector = detector_of("ganomaly", None)
     detector.load_training_state(found.state)
-    reporting = Reporting(Logger(), prefix="", on_steps=lambda steps, where: told.append(where))
+    reporting = Reporting(Logger(), prefix="", on_steps=lambda *said: told.append(said))
     fit(detector, reporting, epoch=2, block=3)
-    assert told == ["epoch 3/4"] * 2 + ["epoch 4/4"] * 5
+    done, *rest = told
+    assert done == (13, "epoch 3/4")  # what was done before it was cut
+    # An epoch's last block is told of when the epoch is closed.
+    assert rest == [(1, "epoch 3/4")] + [(1, "epoch 4/4")] * 6
     assert logged == [3, 4]
 
 
