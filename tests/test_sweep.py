@@ -268,7 +268,7 @@ def test_the_command_is_interrupted_and_goes_on_and_nothing_is_lost(plant, tmp_p
     while not list(runs.glob("*/epochs_00001.json")) and begun.poll() is None:
         time.sleep(0.1)
     begun.send_signal(signal.SIGINT)
-    said, _ = begun.communicate(timeout=300)
+    said, _ = begun.communicate(timeout=600)
     assert begun.returncode == 130, said
     assert "what was finished is kept, and the same command goes on from there" in said
     assert "Traceback" not in said
