@@ -7,6 +7,8 @@ because a stack's state takes gigabytes and has no room for a second copy.
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,7 +22,9 @@ from asdgan.files import CHUNK, whole_file
 if TYPE_CHECKING:
     from asdgan.detector import Detector
 
-FORMAT = "1"  # raised when an older file would be misread; blocks of another default length, say
+log = logging.getLogger("asdgan")
+
+FORMAT = "2"  # raised when an older file would be misread; blocks of another default length, say
 DIGEST = 64  # bytes
 DTYPES = {
     "BOOL": torch.bool,
@@ -32,23 +36,36 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A training between two blocks.
+class Header:
+    """Where a training stands, and of what.
 
     Attributes:
         epoch: Epochs completed.
         block: Blocks completed of the epoch in progress; 0 right after an epoch.
         lanes: () for a single run, (n,) for a stack of n.
-        state: For `Detector.load_training_state`; on the CPU.
+        points: A name for each lane (one for a single run) of all that its training depends on.
     """
 
     epoch: int
     block: int
     lanes: tuple[int, ...]
+    points: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint(Header):
+    """A training between two blocks.
+
+    Attributes:
+        state: For `Detector.load_training_state`; on the CPU.
+    """
+
     state: dict[str, Tensor]
 
 
-def write(path: Path, detector: "Detector", *, epoch: int, block: int, key: str) -> None:
+def write(
+    path: Path, detector: "Detector", *, epoch: int, block: int, points: Sequence[str]
+) -> None:
     """Writes a checkpoint; one that was there before stays until this one is whole.
 
     Args:
@@ -56,14 +73,23 @@ def write(path: Path, detector: "Detector", *, epoch: int, block: int, key: str)
         detector: Between two blocks.
         epoch: Epochs completed.
         block: Blocks completed of the epoch in progress.
-        key: Names what is trained: whatever a position or the state's meaning depends on (the
-            points in order, data, batch, windows to train on).
+        points: Names what each lane is: its settings, data and model, whatever a position or the
+            state's meaning depends on.
 
     Raises:
+        ValueError: Not one name a lane.
         OSError: The disk refused, or is full.
     """
+    if len(points) != len(detector.seeds):
+        raise ValueError(f"{len(points)} names for {len(detector.seeds)} lanes")
     state = detector.training_state()
-    said = {"format": FORMAT, "key": key, "epoch": epoch, "block": block, "lanes": detector.lanes}
+    said = {
+        "format": FORMAT,
+        "epoch": epoch,
+        "block": block,
+        "lanes": detector.lanes,
+        "points": list(points),
+    }
     header: dict[str, Any] = {"__metadata__": {"asdgan": json.dumps(said)}}
     end = 0
     for name, value in state.items():
@@ -79,12 +105,12 @@ def write(path: Path, detector: "Detector", *, epoch: int, block: int, key: str)
         file.write(file.sha256.encode())
 
 
-def read(path: Path, *, key: str) -> Checkpoint | None:
+def read(path: Path) -> Checkpoint | None:
     """The checkpoint in a file, verified; None where there is no file.
 
     Raises:
         Damaged: It is not what was written.
-        BadInput: It is whole, but of another format or key.
+        BadInput: It is whole, but of another format.
     """
     try:
         file = path.open("rb")
@@ -93,20 +119,97 @@ def read(path: Path, *, key: str) -> Checkpoint | None:
     with file:
         _verify(path, file)
         file.seek(0)
+        said, tensors = _header(path, file)
+        state = {name: _next_tensor(file, entry) for name, entry in tensors.items()}
+    return Checkpoint(said.epoch, said.block, said.lanes, said.points, state)
+
+
+def latest(paths: Iterable[Path], points: Sequence[str], *, epochs: int) -> Checkpoint | None:
+    """The state of some points where it stands furthest, from as many files as it takes.
+
+    A file may hold other points too: a stack goes on though some of its lanes are another's now.
+    Files that cannot be used are named in a warning and passed over.
+
+    Args:
+        paths: Of checkpoints.
+        points: Names of the lanes, in the order wanted.
+        epochs: What stands after so many epochs is too far.
+
+    Returns:
+        A stack's state, lane by lane as asked; that of a single run where its point alone was
+        asked for. None where no files hold all points at one place.
+    """
+    headers: dict[Path, Header] = {}
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                headers[path] = _header(path, file)[0]
+        except FileNotFoundError:
+            continue
+        except (Damaged, BadInput) as error:
+            log.warning("%s; passed over", error)
+    while True:
+        sources = _sources(headers, points, epochs)
+        if not sources:
+            return None
+        read_in: dict[Path, Checkpoint] = {}
+        for path in dict.fromkeys(path for path, _ in sources):
+            try:
+                if (found := read(path)) is not None:
+                    read_in[path] = found
+                    continue
+            except (Damaged, BadInput) as error:
+                log.warning("%s; passed over", error)
+            del headers[path]
+        if len(read_in) == len({path for path, _ in sources}):
+            return _joined([(read_in[path], lane) for path, lane in sources], tuple(points))
+
+
+def _sources(
+    headers: dict[Path, Header], points: Sequence[str], epochs: int
+) -> list[tuple[Path, int]]:
+    """For each point the file and the lane that hold it, all at the place furthest on."""
+    places: dict[tuple[int, int], dict[str, tuple[Path, int]]] = {}
+    for path, header in headers.items():
+        # A single run's state has no lane axis, and does not say what would get one.
+        if (header.lanes or len(points) == 1) and (header.epoch, header.block) <= (epochs, 0):
+            there = places.setdefault((header.epoch, header.block), {})
+            there |= {name: (path, lane) for lane, name in enumerate(header.points)}
+    for _, there in sorted(places.items(), reverse=True):
+        if all(name in there for name in points):
+            return [there[name] for name in points]
+    return []
+
+
+def _joined(sources: Sequence[tuple[Checkpoint, int]], points: tuple[str, ...]) -> Checkpoint:
+    """One state from lanes of several; what is 0-dimensional holds for all lanes of a stack."""
+    first = sources[0][0]
+    if first.points == points and all(of is first for of, _ in sources):
+        return first
+    state = {}
+    for name, value in first.state.items():
+        if value.dim():
+            state[name] = torch.stack([of.state[name][lane] for of, lane in sources])
+        else:
+            state[name] = value
+    return Checkpoint(first.epoch, first.block, (len(points),), points, state)
+
+
+def _header(path: Path, file: BinaryIO) -> tuple[Header, dict[str, Any]]:
+    """What stands in front of the tensors, and what is said of each."""
+    try:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         said = json.loads(header.pop("__metadata__")["asdgan"])
-        if said["format"] != FORMAT:
-            raise BadInput(
-                f"{path}: a checkpoint of format {said['format']}, this version reads {FORMAT}; "
-                f"go on with the version that wrote it, or remove it"
-            )
-        if said["key"] != key:
-            raise BadInput(
-                f"{path}: a checkpoint of {said['key']!r}, but {key!r} is what is trained here; "
-                f"remove it, or say another file"
-            )
-        state = {name: _next_tensor(file, entry) for name, entry in header.items()}
-    return Checkpoint(said["epoch"], said["block"], tuple(said["lanes"]), state)
+        form = said["format"]
+    except (ValueError, KeyError, TypeError, MemoryError, OverflowError):
+        raise Damaged(f"{path}: not a checkpoint; it was changed or cut") from None
+    if form != FORMAT:
+        raise BadInput(
+            f"{path}: a checkpoint of format {form}, this version reads {FORMAT}; "
+            f"go on with the version that wrote it, or remove it"
+        )
+    found = Header(said["epoch"], said["block"], tuple(said["lanes"]), tuple(said["points"]))
+    return found, header
 
 
 def _verify(path: Path, file: BinaryIO) -> None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from glob import escape
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import asdgan
 from asdgan import ledger, metrics, settings
-from asdgan.errors import BadInput, Damaged, Stopped
+from asdgan.errors import Stopped
 from asdgan.material import Material
 from asdgan.stack import Stack
 
@@ -37,6 +38,25 @@ SMALL_STEP = 2048  # windows times lanes, below which a second thread costs more
 CHECKPOINT_SECONDS = 120.0
 
 OnSteps = Callable[[int, str], None]  # told how many steps were done, and where training stands
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How a training outlives its process.
+
+    Attributes:
+        path: Of its checkpoint.
+        points: Names of its lanes, as for `checkpoint.write`.
+        known: Checkpoints to go on from, this one's or others that hold the same points.
+        first: Epochs of the first reading that is wanted; what stands further is of no use.
+        goes_on: The state at the end is kept too: somebody will train on from there.
+    """
+
+    path: Path
+    points: Sequence[str]
+    known: Sequence[Path]
+    first: int
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,11 +111,12 @@ def train(
     outputs: Path,
     wanted: Collection[str] | None = None,
     keep: int = 1,
+    goes_on: bool = False,
     logger: Any = None,  # noqa: ANN401 - a Lightning logger
     on_steps: OnSteps | None = None,
     on_reading: Callable[[list[Kept]], None] | None = None,
 ) -> list[Kept]:
-    """Trains a stack, from its checkpoint where there is one, and writes each reading.
+    """Trains a stack, from a checkpoint that holds its lanes if there is one; writes each reading.
 
     Args:
         stack: What to train.
@@ -103,6 +124,7 @@ def train(
         outputs: Results go below its `runs`.
         wanted: Signatures of the points to write rows for; None for all.
         keep: Weights are kept of that many lanes with the best AUC, at each reading.
+        goes_on: The checkpoint of the last reading stays, for a training of more epochs.
         logger: Takes losses and areas of a single run, or None.
         on_steps: Told of progress; an exception that it raises ends training, after a checkpoint.
         on_reading: Given the rows of each reading once they are on disk.
@@ -115,7 +137,13 @@ def train(
 
     began = time.perf_counter()
     folder = outputs / "runs" / stack.folder
-    saved = folder / "checkpoint"
+    saving = Saving(
+        path=folder / stack.checkpoint,
+        points=stack.names,
+        known=sorted((outputs / "runs").glob(f"{escape(stack.kin)}-*/checkpoint_*")),
+        first=next(epochs for epochs in stack.readings if _reads(stack, epochs, wanted)),
+        goes_on=goes_on,
+    )
     config = stack.as_config()
     torch.set_float32_matmul_precision(config.trainer.precision)
     kept: list[Kept] = []
@@ -142,14 +170,14 @@ def train(
         material.train,
         readings=stack.readings,
         on_reading=read,
-        saved=saved,
-        key=stack.key,
+        saving=saving,
         logger=logger,
         prefix=f"{material.machine_type}/",
         on_steps=on_steps,
     )
     _mark_dead(stack, detector, folder, wanted)
-    saved.unlink(missing_ok=True)
+    if not goes_on:
+        saving.path.unlink(missing_ok=True)
     return kept
 
 
@@ -159,8 +187,7 @@ def fit(
     *,
     readings: Sequence[int] = (),
     on_reading: Callable[[int, "Detector"], None] | None = None,
-    saved: Path | None = None,
-    key: str = "",
+    saving: Saving | None = None,
     logger: Any = None,  # noqa: ANN401 - a Lightning logger
     prefix: str = "",
     on_steps: OnSteps | None = None,
@@ -172,8 +199,7 @@ def fit(
         train: Windows of the training clips.
         readings: Numbers of epochs at which `on_reading` is called.
         on_reading: Given the epochs done and the detector, which it must leave as it is.
-        saved: Where the checkpoint is kept, and looked for; None for no checkpoint.
-        key: Of what is trained; a checkpoint of another key is not gone on from.
+        saving: Where its checkpoint is kept and what it may go on from; None for neither.
         logger: Takes each epoch's losses, or None.
         prefix: In front of every name the logger gets.
         on_steps: Told after each block how many steps it had, and where training stands.
@@ -189,10 +215,12 @@ def fit(
     detector = settings.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
     numbers, held = _held_out(config, train)
-    found = _found(saved, key)
+    found = _found(saving)
     first_epoch, first_block = (found.epoch, found.block) if found else (0, 0)
     if found is not None:
-        detector.load_training_state(found.state)
+        # A single run takes its lane out of a stack.
+        alone = [0] if found.lanes and not detector.lanes else None
+        detector.load_training_state(found.state, alone)
     data = WindowData(
         train,
         train=numbers,
@@ -207,13 +235,18 @@ def fit(
         config.trainer.compile == "auto" and data.steps_per_epoch * left >= COMPILED_FROM
     ):
         detector.compile_steps(config.batch)
-    saving = Checkpointing(saved, key=key, every_seconds=CHECKPOINT_SECONDS) if saved else None
+    writing = None
+    if saving is not None:
+        writing = Checkpointing(
+            saving.path, points=saving.points, every_seconds=CHECKPOINT_SECONDS
+        )
 
     def read(epochs: int, detector: "Detector") -> None:
         if on_reading is not None:
             on_reading(epochs, detector)
-        if saving is not None and epochs < config.epochs:
-            saving.write_now()
+        if writing is not None and saving is not None:
+            if epochs < config.epochs or saving.goes_on:
+                writing.write_now()
 
     trainer = pl.Trainer(
         accelerator=config.trainer.accelerator,
@@ -224,7 +257,7 @@ def fit(
         callbacks=[
             OwnSignals(),
             Readings(readings, read),
-            *([saving] if saving else []),
+            *([writing] if writing else []),
             Reporting(logger, prefix=prefix, on_steps=on_steps),
         ],
         enable_checkpointing=False,
@@ -238,25 +271,28 @@ def fit(
     try:
         trainer.fit(detector, datamodule=data)
     except Stopped:
-        if saving is not None:
-            saving.write_now()
+        if writing is not None:
+            writing.write_now()
         raise
     return detector
 
 
-def _found(saved: Path | None, key: str) -> Any:  # noqa: ANN401 - a Checkpoint, or None
-    """The checkpoint to go on from; one that cannot be used is said, and left."""
+def _reads(stack: Stack, epochs: int, wanted: Collection[str] | None) -> bool:
+    """Whether a point of a reading is wanted."""
+    return wanted is None or any(
+        stack.signature(lane, epochs) in wanted for lane in range(len(stack.lanes))
+    )
+
+
+def _found(saving: Saving | None) -> Any:  # noqa: ANN401 - a Checkpoint, or None
+    """The checkpoint to go on from."""
     from asdgan import checkpoint
 
-    if saved is None:
+    if saving is None:
         return None
-    try:
-        found = checkpoint.read(saved, key=key)
-    except (Damaged, BadInput) as error:
-        log.warning("%s; training begins anew", error)
-        return None
+    found = checkpoint.latest(saving.known, saving.points, epochs=saving.first)
     if found is not None:
-        log.info("going on after %d epochs from %s", found.epoch, saved)
+        log.info("going on after %d epochs", found.epoch)
     return found
 
 

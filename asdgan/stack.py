@@ -57,15 +57,29 @@ class Stack:
         )
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for each lane, whatever it is read at."""
+        return tuple(self.signature(lane, 0) for lane in range(len(self.lanes)))
+
+    @cached_property
     def key(self) -> str:
         """The name of this training, 16 hex digits, whatever it is read at."""
-        points = [self.signature(lane, 0) for lane in range(len(self.lanes))]
-        return hashlib.sha256(canonical(points)).hexdigest()[:16]
+        return hashlib.sha256(canonical(list(self.names))).hexdigest()[:16]
+
+    @property
+    def kin(self) -> str:
+        """What the folders of all stacks of this machine type and detector begin with."""
+        return f"{self.machine_type}-{self.config.detector}"
 
     @property
     def folder(self) -> str:
         """Name of the folder that its results lie in, below `runs`."""
-        return f"{self.machine_type}-{self.config.detector}-{self.key}"
+        return f"{self.kin}-{self.key}"
+
+    @property
+    def checkpoint(self) -> str:
+        """Name of the file in that folder that it goes on from."""
+        return f"checkpoint_{self.readings[-1]:05d}"
 
     def as_config(self) -> DictConfig:
         """The settings with one value a lane on the axes that lanes may differ in.

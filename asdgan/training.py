@@ -159,13 +159,13 @@ class Checkpointing(pl.Callback):
 
     Args:
         path: The file; each checkpoint takes the place of the one before.
-        key: As for `checkpoint.write`.
+        points: As for `checkpoint.write`.
         every_seconds: Least time from one checkpoint to the next; `math.inf` for only on demand.
     """
 
-    def __init__(self, path: Path, *, key: str, every_seconds: float) -> None:
+    def __init__(self, path: Path, *, points: Sequence[str], every_seconds: float) -> None:
         """Keeps where and when to write."""
-        self._path, self._key, self._every = path, key, every_seconds
+        self._path, self._points, self._every = path, points, every_seconds
         self._detector: Detector | None = None
         self._stands: tuple[int, int] | None = None  # None within a block, and until it is closed
         self._epoch_whole = self._asked = False
@@ -227,5 +227,7 @@ class Checkpointing(pl.Callback):
         if self._asked or time.monotonic() - self._last >= self._every:
             self._asked = False
             epoch, block = self._stands
-            checkpoint.write(self._path, self._detector, epoch=epoch, block=block, key=self._key)
+            checkpoint.write(
+                self._path, self._detector, epoch=epoch, block=block, points=self._points
+            )
             self._last = time.monotonic()

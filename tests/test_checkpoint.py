@@ -53,6 +53,10 @@ def _maker(name, lanes):
     return hydra.utils.instantiate(config.model, _partial_=True, _convert_="all")
 
 
+def names_of(lanes):
+    return [f"p{lane}" for lane in lanes or [0]]
+
+
 def detector_of(name, lanes):
     """A stack of those lanes, or for None a single run; discriminators are often reborn."""
     return _maker(name, lanes)()
@@ -106,7 +110,7 @@ class Keeping(pl.Callback):
         self.path, self.kept = path, {}
 
     def keep(self, *_):
-        found = checkpoint.read(self.path, key="k")
+        found = checkpoint.read(self.path)
         place = found.epoch, found.block
         if place not in self.kept:
             self.kept[place] = shutil.copy(self.path, self.path.with_suffix(f".{len(self.kept)}"))
@@ -123,7 +127,7 @@ def trained(tmp_path_factory):
         whole = outcome(fit(detector_of(name, lanes)))
         path = tmp_path_factory.mktemp(name) / "checkpoint"
         keeping = Keeping(path)
-        writing = Checkpointing(path, key="k", every_seconds=0)
+        writing = Checkpointing(path, points=names_of(lanes), every_seconds=0)
         assert not differing(outcome(fit(detector_of(name, lanes), writing, keeping)), whole)
         return whole, keeping.kept
 
@@ -132,7 +136,7 @@ def trained(tmp_path_factory):
 
 def resumed(name, lanes, path, picks=None, epochs=EPOCHS):
     """A detector made anew that went on from a file."""
-    found = checkpoint.read(path, key="k")
+    found = checkpoint.read(path)
     detector = detector_of(name, lanes)
     detector.load_training_state(found.state, picks)
     return fit(detector, epoch=found.epoch, block=found.block, epochs=epochs)
@@ -147,7 +151,7 @@ def test_a_stack_cut_anywhere_goes_on_bit_for_bit(name, trained):
     others = sorted(set(kept) - set(EDGES))
     for place in random.Random(NAMES.index(name)).sample(others, 20 - len(EDGES)):
         state = resumed(name, ALL, kept[place], epochs=place[0] + 1).training_state()
-        there = checkpoint.read(kept[place[0] + 1, 0], key="k").state
+        there = checkpoint.read(kept[place[0] + 1, 0]).state
         assert not differing(state, there), place
 
 
@@ -177,7 +181,7 @@ def test_fewer_lanes_go_on_as_they_do_among_all(name, trained):
 
 def test_a_lane_of_a_stack_loads_into_a_single_run(trained):
     _, kept = trained("ganomaly", ALL)
-    state = checkpoint.read(kept[2, 3], key="k").state
+    state = checkpoint.read(kept[2, 3]).state
     single = detector_of("ganomaly", None)
     single.load_training_state(state, [4])
     ours = single.training_state()
@@ -185,10 +189,52 @@ def test_a_lane_of_a_stack_loads_into_a_single_run(trained):
     assert not [k for k, v in state.items() if not torch.equal(ours[k], v[4] if v.dim() else v)]
 
 
+def part_of(path, lanes, at):
+    """A file with some of the lanes that another holds."""
+    found = checkpoint.read(path)
+    detector = detector_of("ganomaly", lanes)
+    detector.load_training_state(found.state, lanes)
+    place = {"epoch": found.epoch, "block": found.block}
+    checkpoint.write(at, detector, **place, points=names_of(lanes))
+    return at
+
+
+@pytest.mark.parametrize("lanes", [FEWER, (4, 0, 9), (6,)], ids=len)
+def test_points_are_found_in_whatever_files_hold_them(lanes, trained, tmp_path):
+    _, kept = trained("ganomaly", ALL)
+    halves = [
+        part_of(kept[2, 3], ALL[:5], tmp_path / "a"),
+        part_of(kept[2, 3], ALL[5:], tmp_path / "b"),
+    ]
+    for files in ([kept[2, 3], kept[1, 0]], [*halves, kept[1, 0]]):
+        found = checkpoint.latest(files, names_of(lanes), epochs=4)
+        assert (found.epoch, found.block, found.points) == (2, 3, tuple(names_of(lanes)))
+        assert not differing(found.state, checkpoint.read(kept[2, 3]).state, lanes)
+
+
+def test_what_stands_too_far_or_lacks_a_point_is_passed_over(trained):
+    _, kept = trained("ganomaly", ALL)
+    files = [kept[3, 1], kept[2, 0], kept[1, 4]]
+    assert checkpoint.latest(files, names_of(FEWER), epochs=2).epoch == 2
+    assert checkpoint.latest(files, names_of(FEWER), epochs=1) is None
+    assert checkpoint.latest(files, ["p0", "p10"], epochs=4) is None
+
+
+def test_a_damaged_file_is_named_and_an_earlier_one_taken(trained, tmp_path, caplog):
+    _, kept = trained("ganomaly", ALL)
+    whole = kept[2, 3].read_bytes()
+    damaged, cut = tmp_path / "damaged", tmp_path / "cut"
+    damaged.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    cut.write_bytes(whole[:50])
+    assert checkpoint.latest([damaged, cut, kept[1, 0]], names_of(ALL), epochs=4).epoch == 1
+    assert f"{damaged}: checksum" in caplog.text
+    assert f"{cut}: not a checkpoint" in caplog.text
+
+
 def test_a_state_before_the_first_step_is_one_to_begin_from(tmp_path, trained):
     start = detector_of("ganomaly", ALL)
     start.configure_optimizers()
-    checkpoint.write(tmp_path / "c", start, epoch=0, block=0, key="k")
+    checkpoint.write(tmp_path / "c", start, epoch=0, block=0, points=names_of(ALL))
     whole, _ = trained("ganomaly", ALL)
     assert not differing(outcome(resumed("ganomaly", ALL, tmp_path / "c")), whole)
 
@@ -244,14 +290,14 @@ def test_readings_are_taken_of_closed_epochs_and_leave_training_untouched(traine
     assert not differing(outcome(read), whole)
     assert not differing(seen[EPOCHS], whole)
     assert seen[3]["history/train/loss_g"].shape == (10, 3)
-    state = checkpoint.read(kept[3, 0], key="k").state
+    state = checkpoint.read(kept[3, 0]).state
     assert not [k for k, v in state.items() if differing({k: seen[3][k]}, {k: v})]
 
 
 def test_a_training_resumed_at_a_reading_reads_again_even_with_no_epoch_left(trained):
     whole, kept = trained("ganomaly", ALL)
     for place, wanted in (((1, 0), [1, 4]), ((1, 1), [4]), ((EPOCHS, 0), [4])):
-        seen, found = [], checkpoint.read(kept[place], key="k")
+        seen, found = [], checkpoint.read(kept[place])
         detector = detector_of("ganomaly", ALL)
         detector.load_training_state(found.state)
         readings = Readings([1, EPOCHS], lambda epochs, _, seen=seen: seen.append(epochs))
@@ -262,22 +308,22 @@ def test_a_training_resumed_at_a_reading_reads_again_even_with_no_epoch_left(tra
 
 def test_a_checkpoint_asked_for_in_a_reading_is_of_that_epoch(tmp_path):
     places, path = [], tmp_path / "c"
-    writing = Checkpointing(path, key="k", every_seconds=3600)
+    writing = Checkpointing(path, points=["p0"], every_seconds=3600)
 
     def look(epochs, _):
         if epochs > 1 and path.exists():
-            found = checkpoint.read(path, key="k")
+            found = checkpoint.read(path)
             places.append((found.epoch, found.block))
         writing.write_now()
 
     fit(detector_of("dcase_ae", None), Readings([1, 2, 3], look), writing, epochs=3)
-    found = checkpoint.read(path, key="k")
+    found = checkpoint.read(path)
     assert [*places, (found.epoch, found.block)] == [(1, 0), (2, 0), (3, 0)]
 
 
 def test_a_checkpoint_asked_for_within_a_block_waits_for_its_end(tmp_path):
     path = tmp_path / "c"
-    writing = Checkpointing(path, key="k", every_seconds=3600)
+    writing = Checkpointing(path, points=["p0"], every_seconds=3600)
     detector, steps = detector_of("dcase_ae", None), []
     learn = detector.learn
 
@@ -290,7 +336,7 @@ def test_a_checkpoint_asked_for_within_a_block_waits_for_its_end(tmp_path):
 
     detector.learn = asking
     fit(detector, writing, epochs=2)
-    found = checkpoint.read(path, key="k")
+    found = checkpoint.read(path)
     assert (found.epoch, found.block) == (1, 1)
 
 
@@ -302,7 +348,7 @@ def test_epochs_are_reported_and_logged_by_their_own_numbers(trained):
         def log_metrics(self, metrics, step):
             logged.append(step)
 
-    found = checkpoint.read(kept[2, 3], key="k")
+    found = checkpoint.read(kept[2, 3])
     detector = detector_of("ganomaly", None)
     detector.load_training_state(found.state)
     reporting = Reporting(Logger(), prefix="", on_steps=lambda *said: told.append(said))
@@ -326,13 +372,13 @@ def test_a_position_of_another_training_is_refused():
 def written(tmp_path):
     path = tmp_path / "c"
     detector = detector_of("dcase_ae", None)
-    checkpoint.write(path, detector, epoch=1, block=2, key="k")
+    checkpoint.write(path, detector, epoch=1, block=2, points=["p0"])
     return path, detector
 
 
 def test_a_checkpoint_is_what_the_safetensors_library_reads(written):
     path, detector = written
-    theirs, ours = load(path.read_bytes()[:-64]), checkpoint.read(path, key="k")
+    theirs, ours = load(path.read_bytes()[:-64]), checkpoint.read(path)
     assert (ours.epoch, ours.block, ours.lanes) == (1, 2, ())
     assert list(ours.state) == list(detector.training_state())
     assert not differing(ours.state, theirs)
@@ -344,7 +390,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(written):
     for place in (0, 9, 200, len(whole) // 2, len(whole) - 65, len(whole) - 64, len(whole) - 1):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(Damaged, match=r"checksum \w{12} found, .* it was changed or cut"):
-            checkpoint.read(path, key="k")
+            checkpoint.read(path)
 
 
 def test_a_cut_file_is_refused(written):
@@ -353,17 +399,15 @@ def test_a_cut_file_is_refused(written):
     for length in (0, 7, 64, 100, len(whole) // 2, len(whole) - 64, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(Damaged, match="it was changed or cut"):
-            checkpoint.read(path, key="k")
+            checkpoint.read(path)
 
 
-def test_another_key_or_format_is_refused_and_no_file_is_none(written, monkeypatch):
+def test_another_format_is_refused_and_no_file_is_none(written, monkeypatch):
     path, _ = written
-    with pytest.raises(BadInput, match="a checkpoint of 'k', but 'other' is what is trained here"):
-        checkpoint.read(path, key="other")
-    monkeypatch.setattr(checkpoint, "FORMAT", "2")
-    with pytest.raises(BadInput, match="a checkpoint of format 1, this version reads 2"):
-        checkpoint.read(path, key="k")
-    assert checkpoint.read(path.with_name("none"), key="k") is None
+    monkeypatch.setattr(checkpoint, "FORMAT", "3")
+    with pytest.raises(BadInput, match="a checkpoint of format 2, this version reads 3"):
+        checkpoint.read(path)
+    assert checkpoint.read(path.with_name("none")) is None
 
 
 def test_the_checkpoint_before_stays_when_writing_fails(written, monkeypatch):
@@ -378,6 +422,6 @@ def test_the_checkpoint_before_stays_when_writing_fails(written, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "contiguous", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.write(path, detector, epoch=3, block=0, key="k")
-    assert checkpoint.read(path, key="k").epoch == 1
+        checkpoint.write(path, detector, epoch=3, block=0, points=["p0"])
+    assert checkpoint.read(path).epoch == 1
     assert [found.name for found in path.parent.iterdir()] == ["c"]
