@@ -32,6 +32,7 @@ RESULT = re.compile(r"epochs_[0-9]{5,}\.json")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a path would lead out of the folder
 SIGNATURE = re.compile(r"[0-9a-f]{16}")
 FAILURE = re.compile(r"failure_[0-9a-f]{16}\.json")
+FAILURE_TEXTS = ("kind", "reason", "model", "machine_type")
 KINDS = {
     "nan": "losses were not finite",
     "raised": "an exception",
@@ -397,7 +398,7 @@ def failures(root: Path) -> tuple[list[Failure], list[tuple[Path, str]]]:
                 Failure(
                     path,
                     tuple(body["signatures"]),
-                    **{name: body[name] for name in ("kind", "reason", "model", "machine_type")},
+                    **{name: body[name] for name in FAILURE_TEXTS},
                     settings=body["settings"],
                 )
             )
@@ -411,9 +412,7 @@ def _is_failure(body: Mapping[str, Any]) -> bool:
     return (
         isinstance(signatures, list)
         and all(isinstance(one, str) and SIGNATURE.fullmatch(one) for one in signatures)
-        and all(
-            isinstance(body.get(name), str) for name in ("kind", "reason", "model", "machine_type")
-        )
+        and all(isinstance(body.get(name), str) for name in FAILURE_TEXTS)
         and isinstance(body.get("settings"), dict)
     )
 

@@ -6,6 +6,7 @@ again.
 """
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from asdgan import job, ledger, material, metrics, settings, terminal
 from asdgan.errors import BadInput
 from asdgan.job import Kept
-from asdgan.sweep import drive
+from asdgan.sweep import drive, grid
 
 log = logging.getLogger("asdgan")
 
@@ -160,11 +161,20 @@ def planned_job(named: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m asdgan.run`; gives the exit code, 2 for what a person got wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _answered(arguments)
+    except BrokenPipeError:
+        return terminal.hung_up()
+    except KeyboardInterrupt:  # outside of what finishes writing first
+        return terminal.stopped(signal.SIGINT)
+
+
+def _answered(arguments: list[str]) -> int:
     asked = get_args_parser().parse_args(arguments)
     asks_hydra = ("help", "hydra_help", "cfg", "info", "shell_completion")
     if not any(getattr(asked, name) for name in asks_hydra):
-        short = [_in_full(text) for text in asked.overrides]
-        arguments = [_in_full(text) if text in asked.overrides else text for text in arguments]
+        short = [grid.in_full(text) for text in asked.overrides]
+        arguments = [grid.in_full(text) if text in asked.overrides else text for text in arguments]
         try:
             if asked.multirun:
                 drive.expanded(tuple(text for text in short if not settings.is_hydras(text)))
@@ -176,20 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _outcome.clear()
     try:
         _job()
-    except BrokenPipeError:
-        return terminal.hung_up()
     except SystemExit as end:  # of a sweep, or asked to stop
         return end.code if isinstance(end.code, int) else 1
     return max(_outcome, default=0)
-
-
-def _in_full(override: str) -> str:
-    """`sweep=table3` says `sweep.file=table3`."""
-    return (
-        f"sweep.file={override.removeprefix('sweep=')}"
-        if override.startswith("sweep=")
-        else override
-    )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ _POSITIVE = ("a number above 0", lambda v: _number(v) and v > 0)
 _RATE = ("a number from 0 to 1, 1 itself excluded", lambda v: _number(v) and 0 <= v < 1)
 _SHARE = ("a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1)
 _WEIGHT = ("a number of at least 0", lambda v: _number(v) and v >= 0)
+_COUNT = (
+    "auto or a whole number of at least 1",
+    lambda v: v == "auto" or _whole(1)[1](v),
+)
 _FLAG = ("true or false", lambda v: isinstance(v, bool))
 
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -93,26 +97,23 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.dtype": _one_of("float32", "float64"),
     "trainer.precision": _one_of("highest", "medium"),
     "trainer.compile": ("true, false or auto", lambda v: isinstance(v, bool) or v == "auto"),
-    "trainer.threads": (
-        "auto or a whole number of at least 1",
-        lambda v: v == "auto" or _whole(1)[1](v),
-    ),
+    "trainer.threads": _COUNT,
     "trainer.progress": _FLAG,
     "features.resample": _FLAG,
     "sweep.dry_run": _FLAG,
     "sweep.skip_invalid": _FLAG,
     "sweep.retry": _one_of("failed", "never"),
     "sweep.timeout": _POSITIVE,
-    "sweep.slots": (
-        "auto or a whole number of at least 1",
-        lambda v: v == "auto" or _whole(1)[1](v),
-    ),
+    "sweep.slots": _COUNT,
     "sweep.jobs_per_gpu": _whole(1),
-    "sweep.lanes": (
-        "auto or a whole number of at least 1",
-        lambda v: v == "auto" or _whole(1)[1](v),
-    ),
+    "sweep.lanes": _COUNT,
     "sweep.keep_weights": _whole(0),
+    "sweep.search": ("tpe, random or null", lambda v: v in (None, "tpe", "random")),
+    "sweep.trials": _whole(1),
+    "sweep.objective": _one_of("auc", "pauc", "val_loss"),
+    "sweep.reduction": _whole(1),
+    "sweep.ask": _COUNT,
+    "sweep.search_seed": _whole(0),
 }  # fmt: skip
 
 

@@ -39,6 +39,12 @@ def hung_up() -> int:
     return 1
 
 
+def stopped(number: int) -> int:
+    """Says that a signal ended the command; gives the exit code."""
+    console.print("stopped; the same command goes on from here")
+    return 128 + number
+
+
 class Bar:
     """Progress over something that is counted; line by line where nobody watches."""
 
@@ -103,8 +109,7 @@ def stopping() -> Iterator[Callable[[], None]]:
     try:
         yield check
     except Stopped:
-        console.print("stopped; the same command goes on from here")
-        raise SystemExit(128 + came[0]) from None
+        raise SystemExit(stopped(came[0])) from None
     finally:
         for number, usual in before.items():
             signal.signal(number, usual)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from plants import PLANT
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,3 +38,12 @@ def shared():
 def repository():
     """The root of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def plant(tmp_path_factory):
+    """The folder of a demo plant of one machine type, made once."""
+    from asdgan import material, settings
+
+    config = settings.compose([*PLANT, f"outputs={tmp_path_factory.mktemp('plant')}"])
+    return material.root_of(config, lambda title, total: lambda count=1: None)

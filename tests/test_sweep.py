@@ -5,31 +5,20 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from plants import PLANT, TINY
+from processes import start
 
-from asdgan import ledger, material, run, settings
+from asdgan import ledger, run, settings
 from asdgan.errors import BadInput, Stopped
 from asdgan.sweep import drive, plan, planned
 
-PLANT = (
-    "machine=fan", "dataset.seconds=2", "dataset.ids=1", "dataset.train_clips=2",
-    "dataset.test_clips=2",
-)  # fmt: skip
-TINY = ("features.mels=16", "model.hidden_width=16", "batch=32", "trainer.compile=false")
 GRID = ("model=ganomaly", "lr=1e-4,2e-4", "dropout=0.25", "seed=0,1,2,3", "epochs=1,2")
 POINTS = 16
-
-
-@pytest.fixture(scope="session")
-def plant(tmp_path_factory):
-    """A demo plant of one machine type, made once."""
-    config = settings.compose([*PLANT, f"outputs={tmp_path_factory.mktemp('plant')}"])
-    return material.root_of(config, lambda title, total: lambda count=1: None)
 
 
 @pytest.fixture
@@ -138,11 +127,56 @@ def test_a_job_that_is_stopped_anywhere_goes_on_bit_for_bit(sweep, tmp_path):
         left = stop
         with pytest.raises(KeyboardInterrupt):
             sweep(*typed, launch=stopped)
-        assert list((tmp_path / "runs").rglob("checkpoint"))
+        assert list((tmp_path / "runs").rglob("checkpoint_*"))
     left = 0
     assert sweep(*typed, launch=stopped) == 0
     assert equal(scores(tmp_path), scores(tmp_path / "whole"))
-    assert not list((tmp_path / "runs").rglob("checkpoint"))
+    assert not list((tmp_path / "runs").rglob("checkpoint_*"))
+
+
+def test_a_stack_without_some_of_its_lanes_goes_on_from_its_checkpoint(sweep, tmp_path, caplog):
+    """Ten lanes are stopped in their fourth epoch; eight of them are asked for later."""
+    wide = ("model=ganomaly", "lr=1e-4,2e-4", "seed=range(0,5)", "sweep.lanes=10")
+    fewer = ("model=ganomaly", "lr=1e-4,2e-4", "seed=range(0,4)")
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*wide, "epochs=1,6", launch=stopping_after(3))
+    caplog.set_level("INFO", "asdgan")
+    assert sweep(*fewer, "epochs=6") == 0
+    assert "going on after 3 epochs" in caplog.text
+    assert sweep(*fewer, "epochs=6", outputs=tmp_path / "whole") == 0
+    found, whole = scores(tmp_path), scores(tmp_path / "whole")
+    assert equal({name: found[name] for name in whole}, whole)
+
+
+def test_a_training_of_fewer_epochs_than_its_checkpoint_has_begins_anew(sweep, tmp_path, caplog):
+    typed = ("model=ganomaly", "seed=0,1")
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*typed, "epochs=6", launch=stopping_after(4))
+    caplog.set_level("INFO", "asdgan")
+    assert sweep(*typed, "epochs=2") == 0
+    assert "going on after" not in caplog.text
+    assert {row["epochs"] for row in rows(tmp_path).values()} == {2}
+    assert sweep(*typed, "epochs=6") == 0
+    assert "going on after 4 epochs" in caplog.text
+
+
+def stopping_after(beats):
+    """A launch whose first job is asked to stop after so many beats of training."""
+    told = []
+
+    def beat(note):
+        told.extend([note] if note.startswith("epoch") else [])
+        if len(told) == beats:
+            raise Stopped("asked to stop")
+
+    def launch(jobs):
+        with suppress(Stopped):
+            planned.run(*jobs[0], beat)
+        raise KeyboardInterrupt
+
+    return launch
 
 
 def test_a_stack_that_runs_out_of_memory_is_halved_until_it_fits(sweep, tmp_path, capsys):
@@ -198,6 +232,16 @@ def test_a_lane_that_meets_nan_fails_alone(sweep, tmp_path, capsys):
     assert "8 of 16 points done, 8 failed" in capsys.readouterr().out
 
 
+def test_jobs_know_what_was_typed_of_their_sweep(sweep):
+    kept = []
+
+    def look(jobs):
+        kept.extend(plan.job_of(*job).stack.config.sweep.keep_weights for job in jobs)
+
+    assert sweep("model=ganomaly", "seed=0,1", "epochs=1", "sweep.keep_weights=2", launch=look)
+    assert kept == [2]
+
+
 def test_clips_that_changed_after_the_plan_are_not_trained_on(plant, tmp_path, capsys):
     own = tmp_path / "own"
     shutil.copytree(plant, own)
@@ -248,22 +292,13 @@ def test_remains_of_writers_that_were_killed_are_cleared(sweep, tmp_path):
 # The command itself, its workers, and the keyboard -----------------------------------------------
 
 
-def test_the_command_is_interrupted_and_goes_on_and_nothing_is_lost(plant, tmp_path, repository):
+def test_the_command_is_interrupted_and_goes_on_and_nothing_is_lost(plant, tmp_path):
     """As a person would: -m, Ctrl-C in the middle, the same line again."""
     typed = [
         "-m", *GRID[:-1], "epochs=1,40", "lambda_con=1,50", "sweep.lanes=8", "sweep.slots=1",
         *PLANT, *TINY, f"dataset.root={plant}",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "asdgan.run", *typed],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    begun = start("-m", "asdgan.run", *typed, folder=tmp_path)
     runs = tmp_path / "outputs" / "runs"
     while not list(runs.glob("*/epochs_00001.json")) and begun.poll() is None:
         time.sleep(0.1)
@@ -274,17 +309,11 @@ def test_the_command_is_interrupted_and_goes_on_and_nothing_is_lost(plant, tmp_p
     assert "Traceback" not in said
     kept = {path: path.read_bytes() for path in runs.rglob("epochs_*.json")}
     assert kept
-    (saved,) = runs.rglob("checkpoint")
-    done = subprocess.run(
-        [sys.executable, "-m", "asdgan.run", *typed],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "32 of 32 points done" in done.stdout
+    (saved,) = runs.rglob("checkpoint_*")
+    again = start("-m", "asdgan.run", *typed, folder=tmp_path)
+    said, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, said
+    assert "32 of 32 points done" in said
     assert {path: path.read_bytes() for path in kept} == kept
     assert not saved.exists()
     logs = next((tmp_path / "outputs" / "sweeps").glob("*/logs/worker_00.log")).read_text()

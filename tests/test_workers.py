@@ -4,20 +4,16 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from dying import resident
+from processes import GONE_SECONDS, are_gone, is_alive, start, until
 
 from asdgan.sweep.slots import Slot
 from asdgan.sweep.workers import Job, Pool
 
-TESTS = Path(__file__).resolve().parent
 SILENCE = 5  # seconds: much longer than any job here is silent that does not hang
-GONE_SECONDS = 5  # promised from the death of the parent to that of the last process
 DEATHS = {
     "raises": ("raised", r"ValueError: no such fan \(dying\.py:\d+\)"),
     "raises_below": ("raised", r"JSONDecodeError: Expecting .* \(dying\.py:\d+\)"),
@@ -94,48 +90,19 @@ def make_pool(folder, slots=1, **words):
     return Pool([Slot(None, 1)] * slots, logs=folder / "logs", **given)
 
 
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def until(claim, seconds=60):
-    """Waits for a claim to come true; says whether it did."""
-    end = time.monotonic() + seconds
-    while not (true := claim()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return true
-
-
-def usual_signals():
-    """What a shell starts in the background ignores these, and hands that on."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 @pytest.fixture
 def parent(tmp_path):
     """Starts a pool in a process of its own, a slot per word and one job more."""
     started = []
 
-    def start(*words, grace=60):
+    def begin(*words, grace=60):
         (tmp_path / "plan.json").write_text(json.dumps([*words, "finish"]))
-        path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-        command = [sys.executable, "-c", PARENT, str(tmp_path / "plan.json")]
-        process = subprocess.Popen(
-            [*command, str(len(words)), str(grace)],
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=usual_signals,
-        )
+        plan = str(tmp_path / "plan.json")
+        process = start("-c", PARENT, plan, str(len(words)), str(grace), folder=tmp_path)
         started.append(process)
         return process
 
-    yield start
+    yield begin
     for process in started:
         process.kill()
         process.communicate()
@@ -170,7 +137,7 @@ def test_a_job_that_hangs_is_killed_with_what_it_started(tmp_path):
     record = Record(tmp_path, ["hangs_with_child"])
     with make_pool(tmp_path, silence=1) as pool:
         record.run(pool)
-        assert until(lambda: not any(map(is_alive, pids(tmp_path))), GONE_SECONDS)
+        assert are_gone(pids(tmp_path))
     assert record.kinds() == {0: "hung"}
     assert len(pids(tmp_path)) == 2
 
@@ -381,7 +348,7 @@ def test_nothing_outlives_the_parent(parent, tmp_path, number):
     assert until(lambda: len(pids(tmp_path)) == 6)
     process.send_signal(number)
     process.wait(GONE_SECONDS)
-    assert until(lambda: not any(map(is_alive, pids(tmp_path))), GONE_SECONDS)
+    assert are_gone(pids(tmp_path))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -413,7 +380,7 @@ def test_a_second_signal_kills(parent, tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == "started\nstopped killed by the second signal\n"
-    assert until(lambda: not any(map(is_alive, pids(tmp_path))), GONE_SECONDS)
+    assert are_gone(pids(tmp_path))
 
 
 def test_the_echo_of_a_signal_does_not_kill(parent, tmp_path):

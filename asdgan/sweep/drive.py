@@ -4,29 +4,27 @@ Whoever runs the jobs (the local workers, Slurm, Ray) is handed text: a plan fil
 What is done and what failed is read off the ledger, so that nobody's death loses a result.
 """
 
-import copy
 import fcntl
 import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
 
-from asdgan import board, ledger, material, settings, terminal
+from asdgan import board, ledger, terminal
 from asdgan.errors import BadInput
-from asdgan.files import canonical, remove_remains
+from asdgan.files import remove_remains
 from asdgan.sweep import grid as grids
-from asdgan.sweep import pace, traits
+from asdgan.sweep import pace, prepare, rounds
 from asdgan.sweep import plan as plans
-from asdgan.sweep.grid import Grid, Part
-from asdgan.sweep.plan import Heard, Job, Plan
+from asdgan.sweep.grid import Grid
+from asdgan.sweep.plan import Job, Plan
 from asdgan.sweep.watch import Watch
 
 log = logging.getLogger("asdgan")
@@ -106,8 +104,10 @@ def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> 
     """
     began = time.monotonic()
     grid = expanded(tuple(typed))
-    outputs = _outputs(grid)
-    plan = _planned(grid, outputs, slots, on_gpu)
+    outputs = prepare.outputs_of(grid)
+    if grid.settings.search is not None:
+        return _search(grid, outputs, launch, slots, on_gpu)
+    plan = prepare.planned(grid, outputs, slots, on_gpu)
     folder = outputs / "sweeps" / plan.name
     _say_plan(plan, time.monotonic() - began)
     if grid.settings.dry_run:
@@ -127,7 +127,7 @@ def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> 
             try:
                 failed |= _run(plan.jobs, path, outputs, launch)
             finally:
-                _show(plan, outputs)
+                _show(plan.name, plan.points, outputs)
     return 1 if failed else 0
 
 
@@ -182,117 +182,25 @@ def _stored(jobs: Sequence[Job], path: Path, turn: int) -> Path:
     return plans.write(plan, path.parent / f"turn_{turn}")
 
 
-# Planning ---------------------------------------------------------------------------------------
+def _search(grid: Grid, outputs: Path, launch: Launch, slots: int, on_gpu: bool) -> int:
+    """Runs what is missing of a search; gives the exit code."""
 
+    def run(jobs: Sequence[Job], path: Path) -> None:
+        _run(jobs, path, outputs, launch)
 
-def _outputs(grid: Grid) -> Path:
-    named = {part.config.outputs for part in grid.parts}
-    if len(named) > 1:
-        raise BadInput(f"outputs takes one folder for a whole sweep, not {', '.join(named)}")
-    return Path(named.pop())
-
-
-def _planned(grid: Grid, outputs: Path, slots: int, on_gpu: bool) -> Plan:
-    heard, roots = _heard(grid)
-    done: set[str] = set()
-    for path, found in ledger.each(outputs / "runs"):
-        if isinstance(found, str):
-            log.warning("not counted, so it is made again: %s: %s", path, found)
-        else:
-            done |= {own["signature"] for own in found.own}
-    failed: set[str] = set()
-    if grid.settings.retry == "never":
-        records, _ = ledger.failures(outputs / "runs")
-        failed = {name for record in records for name in record.signatures}
-    plan = plans.make(
-        grid,
-        heard,
-        roots,
-        {
-            target: traits.of(target)
-            for target in {part.config.model._target_ for part in grid.parts}
-        },
-        done=done,
-        failed=failed,
-        slots=slots,
-        on_gpu=on_gpu,
-    )
-    return _buildable(plan, skip=grid.settings.skip_invalid)
-
-
-def _heard(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
-    """The machine types of each part and the fingerprints of their clips, each worked out once."""
-    heard: dict[int, list[Heard]] = {}
-    roots: dict[int, str] = {}
-    known: dict[bytes, str] = {}
-    prints: dict[tuple[bytes, str], str] = {}
-    with terminal.bars(shown=True) as bar:
-        for number, part in enumerate(grid.parts):
-            config = part.config
-            data = canonical(OmegaConf.to_container(config.dataset))
-            if grid.settings.dry_run and not _is_there(part):
-                roots[number] = ""
-                types = part.machine if part.machine != "all" else ("each machine type",)
-                heard[number] = [Heard(name, "not there yet") for name in types]
-                continue
-            if data not in known:
-                root = material.root_of(config, lambda title, total: bar(title, total).advance)
-                known[data] = str(root.resolve())
-            root = Path(known[data])
-            roots[number] = known[data]
-            types = material.machine_types_of(part.machine, root, config.dataset.release)
-            for name in types:
-                if (data, name) not in prints:
-                    prints[data, name] = material.fingerprint_of(config, root, name)
-            heard[number] = [Heard(name, prints[data, name]) for name in types]
-    return heard, roots
-
-
-def _is_there(part: Part) -> bool:
-    root = OmegaConf.to_container(part.config.dataset)["root"]  # pyright: ignore - maybe ???
-    return root is not None and Path(root).is_dir()
-
-
-def _buildable(plan: Plan, *, skip: bool) -> Plan:
-    """The plan without jobs whose model cannot be built; each distinct shape is tried once.
-
-    Raises:
-        BadInput: One cannot, and `sweep.skip_invalid` was not asked for.
-    """
-    shapes: dict[bytes, DictConfig] = {}
-    shape_of: dict[int, bytes] = {}  # by the config's id; many jobs share one
-    for job in plan.jobs:
-        config = job.stack.config
-        if id(config) not in shape_of:
-            shape_of[id(config)] = _shape(config)
-            shapes.setdefault(shape_of[id(config)], config)
-    wrong = dict(zip(shapes, traits.unbuildable(list(shapes.values())), strict=True))
-    if not any(wrong.values()):
-        return plan
-    refused = dict.fromkeys(
-        f"{_named(config)}: {wrong[shape]}" for shape, config in shapes.items() if wrong[shape]
-    )
-    said = "; ".join(refused)
-    if not skip:
-        raise BadInput(f"{said}; leave it out, or add sweep.skip_invalid=true to run the others")
-    log.warning("left out, because it cannot be built: %s", said)
-    jobs = tuple(job for job in plan.jobs if not wrong[shape_of[id(job.stack.config)]])
-    return Plan(plan.name, plan.typed, jobs, plan.points, plan.done, plan.failed)
-
-
-def _shape(config: DictConfig) -> bytes:
-    """All that decides whether a model can be built: not what lanes may differ in."""
-    plain = OmegaConf.to_container(copy.deepcopy(config), resolve=True)
-    assert isinstance(plain, dict)
-    inside = {*settings.LANE_AXES, "epochs", "machine", "dataset", "sweep", "selection", "outputs"}
-    return canonical({key: value for key, value in plain.items() if key not in inside})
-
-
-def _named(config: DictConfig) -> str:
-    said = {key: config[key] for key in ("batch", "latent", "hidden_layers")}
-    return " ".join(
-        [config.detector, *(f"{key}={value}" for key, value in said.items() if value is not None)]
-    )
+    search = rounds.Search(grid, outputs, run, slots, on_gpu)
+    terminal.console.print(str(search))
+    if grid.settings.dry_run:
+        terminal.console.print("nothing started: sweep.dry_run=true")
+        return 0
+    with _alone(search.folder):
+        try:
+            failed = search.go()
+        finally:
+            if search.points:
+                _show(search.name, search.every_point(), outputs)
+                terminal.console.print(search.conclusion)
+    return 1 if failed else 0
 
 
 # Speaking ---------------------------------------------------------------------------------------
@@ -319,12 +227,12 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
-def _show(plan: Plan, outputs: Path) -> None:
+def _show(name: str, points: Collection[str], outputs: Path) -> None:
     """The leaderboard of the sweep's points."""
     failures, _ = ledger.failures(outputs / "runs")
     results = (found for _, found in ledger.each(outputs / "runs") if not isinstance(found, str))
-    board.show(results, failures, wanted=plan.points, top=SHOWN)
-    terminal.console.print(f"all of it: python -m asdgan.board {plan.name}")
+    board.show(results, failures, wanted=points, top=SHOWN)
+    terminal.console.print(f"all of it: python -m asdgan.board {name}")
 
 
 @contextmanager

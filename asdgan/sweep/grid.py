@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asdgan import settings
 from asdgan.errors import BadInput
+from asdgan.sweep.space import MULTIPLIED, Dimension, Value, dimension_of
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 SWEEPS = _PACKAGE / "sweeps" if (_PACKAGE / "sweeps").is_dir() else _PACKAGE.parent / "sweeps"
@@ -31,6 +32,7 @@ SWEEPS = _PACKAGE / "sweeps" if (_PACKAGE / "sweeps").is_dir() else _PACKAGE.par
 MOST_POINTS = 2_000_000  # for each machine type; a plan of so many takes minutes and a gigabyte
 MOST_PARTS = 20_000
 FILE_KEYS = ("about", "dataset", "blocks")
+OF_SEARCHES = ("trials", "objective", "reduction", "ask", "search_seed", "storage")
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,16 @@ class Part:
 
     Attributes:
         config: The settings of its first point, checked.
-        lanes: Values of the axes that lanes may differ in, by axis.
+        axes: Those that lanes differ in.
+        rows: For each lane its values on them.
         readings: Numbers of epochs, ascending; one for a detector that must train to the end.
         machine: A machine type, several, or `all`.
-        alike: Whether the axes of `lanes` change themselves only: no other setting is read off
-            one of them.
+        alike: Whether the axes change themselves only: no other setting is read off one of them.
     """
 
     config: DictConfig
-    lanes: Mapping[str, tuple[Any, ...]]
+    axes: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
     readings: tuple[int, ...]
     machine: str | tuple[str, ...]
     alike: bool
@@ -55,16 +58,21 @@ class Part:
     @property
     def points(self) -> int:
         """Points on one machine type."""
-        return math.prod(len(values) for values in self.lanes.values()) * len(self.readings)
+        return len(self.rows) * len(self.readings)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting, and its values as typed."""
+    """A setting, and its values as typed.
+
+    Attributes:
+        dimension: Where a search varies it; `values` are those to check beforehand then.
+    """
 
     key: str
     values: tuple[str, ...]
     swept: bool
+    dimension: Dimension | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,20 @@ class Grid:
 
     Attributes:
         typed: The command line.
-        name: Of the sweep: the file's or the model's, and a digest of the command line.
         settings: The node `sweep` of the config.
-        parts: Of all blocks.
+        parts: Of all blocks. Of a search: between what its trials will lie.
+        block: What a search's trials are made of; empty where nothing is searched.
     """
 
     typed: tuple[str, ...]
     settings: DictConfig
     parts: tuple[Part, ...]
+    block: tuple[Axis, ...] = ()
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """What a search varies."""
+        return tuple(axis.dimension for axis in self.block if axis.dimension is not None)
 
     @property
     def points(self) -> int:
@@ -97,46 +111,120 @@ def expand(typed: Sequence[str]) -> Grid:
     Raises:
         BadInput: Whatever is wrong in it, or in the sweep file it names, before anything starts.
     """
-    axes = [_axis(override) for override in settings.parsed(typed)]
-    own = [axis for axis in axes if axis.key.split(".")[0] == "sweep"]
+    overrides = settings.parsed(map(in_full, typed))
+    own = [_axis(one, False) for one in overrides if _is_own(one)]
     for axis in own:
         if axis.swept:
             raise BadInput(f"{axis.key} takes one value, not several; it is not an axis")
-    named = {"sweep": "sweep.file"}  # `sweep=table3` for short
-    node = settings.compose(
-        [f"{named.get(axis.key, axis.key)}={axis.values[0]}" for axis in own]
-    ).sweep
-    rest = [axis for axis in axes if axis not in own]
-    blocks = [rest] if node.file is None else _blocks_of_file(node.file, rest)
+    node = settings.compose([f"{axis.key}={axis.values[0]}" for axis in own]).sweep
+    if node.search is None:
+        for axis in own:
+            if axis.key.removeprefix("sweep.") in OF_SEARCHES:
+                raise BadInput(f"{axis.key} belongs to a search; add sweep.search=tpe")
+    rest = [_axis(one, node.search is not None) for one in overrides if not _is_own(one)]
+    blocks = [rest]
+    if node.file is not None:
+        blocks = _blocks_of_file(node.file, rest, node.search is not None)
+    if node.search is not None:
+        if len(blocks) > 1:
+            raise BadInput(f"sweep={node.file} has {len(blocks)} blocks; a search takes one")
+        if not any(axis.dimension for axis in blocks[0]):
+            raise BadInput(
+                f"sweep.search={node.search}: nothing varies; give an interval or choices, "
+                "'lr=tag(log,interval(1e-5,1e-2))' or latent=8,16"
+            )
     total = sum(math.prod(len(axis.values) for axis in block) for block in blocks)
     if total > MOST_POINTS:
         raise BadInput(
             f"{total:,} points for each machine type: more than {MOST_POINTS:,}, which nobody "
             "will train; give fewer values"
         )
-    parts = [part for block in blocks for part in _parts(block, node.dry_run)]
-    return Grid(typed=tuple(typed), settings=node, parts=tuple(parts))
+    parts = [part for block in blocks for part in _parts(block, node)]
+    searched = tuple(blocks[0]) if node.search is not None else ()
+    return Grid(typed=tuple(typed), settings=node, parts=tuple(parts), block=searched)
 
 
-def _axis(override: Override) -> Axis:
+def parts_of(
+    grid: Grid, trials: Sequence[Mapping[str, Value]], readings: Sequence[int]
+) -> tuple[list[Part], list[list[tuple[int, int]]]]:
+    """The parts that trials of a search make.
+
+    Args:
+        grid: Of the search.
+        trials: For each the value of every dimension.
+        readings: Numbers of epochs.
+
+    Returns:
+        The parts; and for each trial its places in them, a part's number and a row's: one for
+        each seed.
+    """
+    inner = [one for one in grid.dimensions if one.key in settings.LANE_AXES]
+    outer = [one for one in grid.dimensions if one.key not in settings.LANE_AXES]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, trial in enumerate(trials):
+        groups.setdefault(tuple(one.text(trial[one.key]) for one in outer), []).append(number)
+    within = {"epochs", *(one.key for one in inner)}
+    rest = [axis for axis in grid.block if axis.key not in within]
+    rest.append(Axis("epochs", tuple(map(str, readings)), swept=True))
+    parts: list[Part] = []
+    places: list[list[tuple[int, int]]] = [[] for _ in trials]
+    for texts, members in groups.items():
+        chosen = {one.key: (text,) for one, text in zip(outer, texts, strict=True)}
+        block = [
+            Axis(axis.key, chosen[axis.key], swept=False) if axis.key in chosen else axis
+            for axis in rest
+        ]
+        (part,) = _parts(block, grid.settings)
+        axes = (*(one.key for one in inner), *part.axes)
+        rows: dict[tuple[Any, ...], int] = {}  # two trials may be equal
+        for member in members:
+            own = [_chosen(one, trials[member][one.key]) for one in inner]
+            for row in part.rows:
+                at = rows.setdefault((*own, *row), len(rows))
+                places[member].append((len(parts), at))
+        alike = not _read_elsewhere(part.config, axes)
+        parts.append(replace(part, axes=axes, rows=tuple(rows), alike=alike))
+    return parts, places
+
+
+def _chosen(dimension: Dimension, value: Value) -> Any:  # noqa: ANN401 - any config value
+    return _value(dimension.key, str(value)) if dimension.choices else value
+
+
+def _is_own(override: Override) -> bool:
+    return override.get_key_element().split(".")[0] == "sweep"
+
+
+def in_full(override: str) -> str:
+    """`sweep=table3` says `sweep.file=table3`."""
+    if override.startswith("sweep="):
+        return f"sweep.file={override.removeprefix('sweep=')}"
+    return override
+
+
+def _axis(override: Override, searched: bool) -> Axis:
     key = override.get_key_element()
     if not override.is_sweep_override():
         return Axis(key, (override.get_value_element_as_str(),), swept=False)
     swept = override.value()
-    if isinstance(swept, IntervalSweep):
+    if isinstance(swept, IntervalSweep) and (not searched or key in MULTIPLIED):
+        needs = "that needs a search (sweep.search=tpe), or list" if not searched else "list"
         raise BadInput(
-            f"{override.input_line}: an interval has no end of values; "
-            f"list those to try: {key}=a,b"
+            f"{override.input_line}: an interval has no end of values; {needs} those to try: "
+            f"{key}=a,b"
         )
     if isinstance(swept, RangeSweep):
         spans = (swept.start, swept.stop, swept.step)
         if abs((spans[1] or 0) - (spans[0] or 0)) > MOST_POINTS * abs(spans[2] or 1):
             raise BadInput(f"{override.input_line}: more than {MOST_POINTS:,} values")
+    if searched and key not in MULTIPLIED:
+        dimension = dimension_of(override)
+        return Axis(key, dimension.ends, swept=True, dimension=dimension)
     texts = tuple(dict.fromkeys(str(text) for text in override.sweep_string_iterator()))
     return Axis(key, texts, swept=True)
 
 
-def _blocks_of_file(name: str, typed: Sequence[Axis]) -> list[list[Axis]]:
+def _blocks_of_file(name: str, typed: Sequence[Axis], searched: bool) -> list[list[Axis]]:
     """The blocks of a sweep file; what is typed replaces an axis of theirs, or is added."""
     path = SWEEPS / f"{name}.yaml"
     there = sorted(found.stem for found in SWEEPS.glob("*.yaml"))
@@ -162,7 +250,7 @@ def _blocks_of_file(name: str, typed: Sequence[Axis]) -> list[list[Axis]]:
         if not isinstance(block, list) or not all(isinstance(line, str) for line in block):
             raise BadInput(f"{path}: block {number} is not a list of settings like `batch=16,512`")
         try:
-            axes = [_axis(override) for override in settings.parsed(block)]
+            axes = [_axis(override, searched) for override in settings.parsed(block)]
         except BadInput as error:
             raise BadInput(f"{path}: block {number}: {error}") from None
         if "dataset" in content:
@@ -178,8 +266,10 @@ def _blocks_of_file(name: str, typed: Sequence[Axis]) -> list[list[Axis]]:
 # Parts ------------------------------------------------------------------------------------------
 
 
-def _parts(block: Sequence[Axis], dry_run: bool) -> list[Part]:
-    """A block's parts; all that is wrong with its values in one complaint."""
+def _parts(block: Sequence[Axis], node: DictConfig) -> list[Part]:
+    """A block's parts, which know what `sweep` says; all that is wrong in one complaint."""
+    told = node.copy()
+    told.storage = None  # its address may hold a password, and plans are for everybody
     inside = {*settings.LANE_AXES, "epochs", "machine"}
     groups = [axis for axis in block if _is_group(axis.key)]
     plain = [axis for axis in block if not _is_group(axis.key)]
@@ -194,15 +284,16 @@ def _parts(block: Sequence[Axis], dry_run: bool) -> list[Part]:
     wrong: dict[str, None] = {}
     for choice in itertools.product(*(axis.values for axis in groups)):
         typed = [f"{axis.key}={value}" for axis, value in zip(groups, choice, strict=True)]
-        first = settings.composed([*typed, *(f"{axis.key}={axis.values[0]}" for axis in plain)])
+        first = _first((*typed, *(f"{axis.key}={axis.values[0]}" for axis in plain)))
         for values in itertools.product(*(axis.values for axis in outer)):
             config = copy.deepcopy(first)
+            config.sweep = told
             OmegaConf.set_struct(config, True)
             try:
                 for axis, text in zip(outer, values, strict=True):
                     OmegaConf.update(config, axis.key.lstrip("+~"), _value(axis.key, text))
                 parts.append(
-                    _part(config, [axis for axis in plain if axis.key in inside], dry_run)
+                    _part(config, [axis for axis in plain if axis.key in inside], node.dry_run)
                 )
             except BadInput as error:
                 wrong |= dict.fromkeys(str(error).split("; "))
@@ -211,6 +302,12 @@ def _parts(block: Sequence[Axis], dry_run: bool) -> list[Part]:
     if wrong:
         raise BadInput("; ".join(wrong))
     return parts
+
+
+@lru_cache(maxsize=64)
+def _first(typed: tuple[str, ...]) -> DictConfig:
+    """What a search composes in every round; to be copied, not changed."""
+    return settings.composed(typed)
 
 
 def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
@@ -237,7 +334,8 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
     lanes = {key: _distinct(listed) for key, listed in values.items()}
     return Part(
         config=config,
-        lanes=lanes,
+        axes=tuple(lanes),
+        rows=tuple(itertools.product(*lanes.values())),
         readings=readings,
         machine="all" if "all" in names else tuple(dict.fromkeys(names)),
         alike=not _read_elsewhere(config, lanes),

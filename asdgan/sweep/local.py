@@ -1,6 +1,6 @@
 """The local launcher: jobs of a plan on the warm workers of this machine."""
 
-import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,6 @@ from asdgan.sweep import plan as plans
 from asdgan.sweep.seat import Job
 from asdgan.sweep.slots import Slot, slots
 from asdgan.sweep.workers import Ended, Pool
-
-log = logging.getLogger("asdgan")
 
 TARGET = "asdgan.sweep.planned:run"
 GIVEN_UP_AFTER = 20  # equal failures without a single success
@@ -40,11 +38,12 @@ def launch(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[J
         BadInput: Twenty jobs failed alike and none succeeded.
         KeyboardInterrupt: Asked to stop.
     """
-    told = [plans.told(overrides) for overrides in job_overrides]
-    jobs = [
+    # Each in its turn: to spell the names of thousands of stacks would keep all slots waiting.
+    told = map(plans.told, job_overrides)
+    jobs = (
         Job(plan=str(path), number=number, title=plans.job_of(path, number).stack.folder)
         for path, number in told
-    ]
+    )
     endings = Endings()
 
     def ended(end: Ended) -> None:
@@ -52,7 +51,7 @@ def launch(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[J
             failed = (end.kind, end.reason) if end.kind is not None else None
             endings.note(Path(end.job.plan), end.job.number, failed)
 
-    folder = Path(jobs[0].plan).parent if jobs else Path()
+    folder = plans.told(job_overrides[0])[0].parent if job_overrides else Path()
     with Pool(
         slots_of(config),
         target=TARGET,
@@ -61,7 +60,7 @@ def launch(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[J
         logs=folder / "logs",
     ) as pool:
         pool.run(jobs, lambda _: None, lambda *_: None, ended)
-    return [returned() for _ in jobs]
+    return [returned() for _ in job_overrides]
 
 
 class Endings:
@@ -82,11 +81,16 @@ class Endings:
             self._done += 1
             return
         plans.fail(path, number, *failed)
-        self._failures[failed] += 1
-        if not self._done and self._failures[failed] >= GIVEN_UP_AFTER:
+        kind, reason = failed
+        if kind == "memory" and len(plans.job_of(path, number).stack.lanes) > 1:
+            return  # it is tried again as halves
+        # The number of a worker's log, or of bytes that were missing, makes no other failure.
+        alike = kind, re.sub(r"\d+", "", reason)
+        self._failures[alike] += 1
+        if not self._done and self._failures[alike] >= GIVEN_UP_AFTER:
             raise BadInput(
                 f"{GIVEN_UP_AFTER} jobs failed alike and none succeeded, so the sweep stops: "
-                f"{failed[0]}: {failed[1]}"
+                f"{kind}: {reason}"
             )
 
 

@@ -1,20 +1,14 @@
-"""How long a plan will take, from a few steps of its stacks on noise.
+"""How long a plan will take, from a few steps of its stacks on noise."""
 
-The steps are made by a process of their own: the one that plans never loads torch.
-"""
-
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from asdgan import clips
 from asdgan.audio import wav_length
-from asdgan.errors import BadInput
+from asdgan.sweep import aside
 from asdgan.sweep.plan import Job
 
 STEPS = 3  # that are timed of a stack, after as many that are not
@@ -33,7 +27,11 @@ def estimate(jobs: Sequence[Job], *, slots: int) -> tuple[float, str]:
     timed: dict[tuple[str, int], Job] = {}
     for job in jobs:
         timed.setdefault(_alike(job), job)
-    seconds = dict(zip(timed, _measured(list(timed.values())), strict=True))
+    told = [job.stack.as_config() for job in timed.values()]
+    measured = aside.answers(
+        "asdgan.sweep.pace:seconds_of", told, failing="steps could not be timed"
+    )
+    seconds = dict(zip(timed, measured, strict=True))
     steps: dict[tuple[str, str, int, int], int] = {}
     assumed = False
     total = 0.0
@@ -70,27 +68,8 @@ def _steps(job: Job) -> tuple[int, bool]:
     return -(-count * windows // config.batch), not job.root
 
 
-def _measured(jobs: Sequence[Job]) -> list[float]:
-    """Seconds of one step of each job's stack; by another process unless torch is loaded."""
-    stacks = [job.stack.as_config() for job in jobs]
-    if "torch" in sys.modules:
-        return [_seconds(config) for config in stacks]
-    told = [OmegaConf.to_container(config, resolve=False) for config in stacks]
-    done = subprocess.run(
-        [sys.executable, "-m", "asdgan.sweep.pace"],
-        input=json.dumps(told),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise BadInput(f"steps could not be timed: {said[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _seconds(config: DictConfig) -> float:
-    """Seconds of one step of the stack that a config describes, on noise."""
+def seconds_of(config: DictConfig) -> float:
+    """Seconds of one step of the stack that a config describes, on noise. Loads torch."""
     import torch
 
     from asdgan import job
@@ -117,24 +96,9 @@ def _seconds(config: DictConfig) -> float:
     config.epochs = 2
     config.windows.val_split = "none"
     config.trainer.compile = False
+    windows = Windows(frames, [clip], length=config.windows.frames, stride=1)
     times: list[float] = []
-    tell: Callable[[int, str], None] = lambda _, __: times.append(time.perf_counter())  # noqa: E731
-    job.fit(config, Windows(frames, [clip], length=config.windows.frames, stride=1), on_steps=tell)
+    job.fit(config, windows, on_steps=lambda *_: times.append(time.perf_counter()))
     if len(times) < 2:
         raise FloatingPointError(f"{config.detector}: losses are not finite on noise")
     return (times[-1] - times[-2]) / STEPS
-
-
-def main() -> int:
-    """Times the stacks that standard input lists; gives the exit code."""
-    from asdgan import job
-
-    job.quiet_libraries()
-    asked: list[Mapping] = json.load(sys.stdin)
-    configs = [OmegaConf.create(dict(one)) for one in asked]
-    print(json.dumps([_seconds(one) for one in configs]))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

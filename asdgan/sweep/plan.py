@@ -5,10 +5,9 @@ is settled: a YAML that is edited meanwhile changes nothing.
 """
 
 import hashlib
-import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,17 @@ from asdgan.stack import Stack
 from asdgan.sweep.grid import Grid, Part
 from asdgan.sweep.traits import Trait
 
-FORMAT = 1
+FORMAT = 2
+HOW = (
+    "dry_run",
+    "slots",
+    "jobs_per_gpu",
+    "retry",
+    "timeout",
+    "trials",
+    "storage",
+    "ask",
+)  # fmt: skip - settings under which a sweep stays the same one
 LEAST_LANES = 8  # from here on a lane's bits do not depend on its neighbours
 # Lanes that a CPU's caches hold, by the windows in a minibatch: benchmarks/step.py
 CPU_LANES = ((32, 16), (math.inf, 8))
@@ -46,12 +55,14 @@ class Job:
         signatures: Of its points, by lane and reading.
         skip: Those of them that are done, or are another job's.
         root: Of the data set.
+        goes_on: Its last checkpoint stays, because a later job trains some of its lanes further.
     """
 
     stack: Stack
     signatures: tuple[tuple[str, ...], ...]
     skip: frozenset[str]
     root: str
+    goes_on: bool = False
 
     @property
     def wanted(self) -> list[str]:
@@ -60,17 +71,11 @@ class Job:
 
     def narrowed(self, lanes: Sequence[int]) -> "Job":
         """The same job for some of its lanes."""
-        stack = self.stack
-        kept = Stack(
-            config=stack.config,
-            machine_type=stack.machine_type,
-            data=stack.data,
-            recipe=stack.recipe,
-            lanes=tuple(stack.lanes[lane] for lane in lanes),
-            readings=stack.readings,
-            signer=stack.signer,
+        return replace(
+            self,
+            stack=replace(self.stack, lanes=tuple(self.stack.lanes[lane] for lane in lanes)),
+            signatures=tuple(self.signatures[lane] for lane in lanes),
         )
-        return Job(kept, tuple(self.signatures[lane] for lane in lanes), self.skip, self.root)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def name_of(grid: Grid) -> str:
         return grid.settings.name
     models = dict.fromkeys(part.config.detector for part in grid.parts)
     said = grid.settings.file or "-".join(models)
-    unlike = ("sweep.dry_run", "sweep.slots", "sweep.jobs_per_gpu", "sweep.retry", "sweep.timeout")
+    unlike = tuple(f"sweep.{key}=" for key in HOW)
     text = sorted(one for one in grid.typed if not one.startswith(unlike))
     return f"{said[:60]}-{hashlib.sha256(canonical(text)).hexdigest()[:8]}"
 
@@ -156,28 +161,43 @@ def make(
     )
 
 
+def signatures(part: Part, heard: Heard, trait: Trait) -> list[list[str]]:
+    """Of the points of a part on one machine type: by row, then by reading."""
+    found = []
+    every = tuple(dict(zip(part.axes, values, strict=True)) for values in part.rows)
+    about = (heard.machine_type, heard.data, trait.recipe)
+    together = Stack(part.config, *about, every, part.readings)
+    for lane, row in enumerate(every):
+        stack = together if part.alike else Stack(_with(part, row), *about, ({},), part.readings)
+        place = lane if part.alike else 0
+        found.append([stack.signature(place, epochs) for epochs in part.readings])
+    return found
+
+
+def _with(part: Part, row: Mapping[str, Any]) -> DictConfig:
+    """The settings of one row, for a stack of its own."""
+    config = OmegaConf.merge(part.config, row)
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def _stacks(
     part: Part, heard: Heard, trait: Trait, lanes: int | str, slots: int, on_gpu: bool
 ) -> Iterator[Stack]:
     """The stacks of one part on one machine type, whether done or not: always cut alike."""
-    axes = list(part.lanes)
-    every = [
-        dict(zip(axes, values, strict=True)) for values in itertools.product(*part.lanes.values())
-    ]
+    every = [dict(zip(part.axes, values, strict=True)) for values in part.rows]
     # Neighbours with one learning rate and beta1 share a group of the optimiser.
     every.sort(key=lambda lane: [float(lane.get(axis, 0)) for axis in ("lr", "beta1", "seed")])
     together = trait.stackable and part.alike
     width = _width(len(every), part.config.batch, lanes, slots, on_gpu) if together else 1
     readings = [part.readings] if trait.prefix_stable else [(one,) for one in part.readings]
     shared = settings.identity(part.config, heard.machine_type)
-    signer = ledger.Signer(shared, trait.recipe, heard.data, [*axes, "epochs"])
+    signer = ledger.Signer(shared, trait.recipe, heard.data, [*part.axes, "epochs"])
     for first in range(0, len(every), width):
         chunk = tuple(every[first : first + width])
         config = part.config
         if not part.alike:
-            config = OmegaConf.merge(config, chunk[0])
-            assert isinstance(config, DictConfig)
-            chunk = ({},)
+            config, chunk = _with(part, chunk[0]), ({},)
         for some in readings:
             yield Stack(
                 config=config,
@@ -196,15 +216,19 @@ def _width(count: int, batch: int, lanes: int | str, slots: int, on_gpu: bool) -
         return int(lanes)
     if on_gpu:
         return count
-    most = next(width for up_to, width in CPU_LANES if batch <= up_to)
-    return min(most, max(LEAST_LANES, math.ceil(count / slots)))
+    return min(widest(batch), max(LEAST_LANES, math.ceil(count / slots)))
+
+
+def widest(batch: int) -> int:
+    """Most lanes of a stack on a CPU."""
+    return next(width for up_to, width in CPU_LANES if batch <= up_to)
 
 
 # On disk ----------------------------------------------------------------------------------------
 
 
-def write(plan: Plan, folder: Path) -> Path:
-    """Stores a plan whole; gives its path."""
+def write(plan: Plan, folder: Path, **more: Any) -> Path:  # noqa: ANN401 - any JSON value
+    """Stores a plan whole, and what else is to be known of it; gives its path."""
     configs: dict[int, int] = {}
     texts: list[Any] = []
     for job in plan.jobs:
@@ -223,6 +247,7 @@ def write(plan: Plan, folder: Path) -> Path:
             "points": sorted(plan.points),
             "done": sorted(plan.done),
             "failed": sorted(plan.failed),
+            **more,
         },
     )
     return path
@@ -241,6 +266,7 @@ def _as_json(job: Job, config: int) -> dict[str, Any]:
         "readings": list(stack.readings),
         "signatures": [list(lane) for lane in job.signatures],
         "skip": sorted(job.skip),
+        "goes_on": job.goes_on,
     }
 
 
@@ -273,7 +299,7 @@ def _from_json(one: Mapping[str, Any], configs: Sequence[DictConfig]) -> Job:
         readings=tuple(one["readings"]),
     )
     signatures = tuple(tuple(lane) for lane in one["signatures"])
-    return Job(stack, signatures, frozenset(one["skip"]), one["root"])
+    return Job(stack, signatures, frozenset(one["skip"]), one["root"], one["goes_on"])
 
 
 @lru_cache(maxsize=2)

@@ -36,7 +36,8 @@ def run(path: Path, number: int, beat: Callable[[str], None]) -> None:
     found = {name for name in planned.wanted if ledger.find(outputs / "runs" / stack.folder, name)}
     wanted = set(planned.wanted) - found
     if not wanted:
-        (outputs / "runs" / stack.folder / "checkpoint").unlink(missing_ok=True)
+        if not planned.goes_on:
+            (outputs / "runs" / stack.folder / stack.checkpoint).unlink(missing_ok=True)
         return
     heard = _heard(stack.config, planned.root, stack.machine_type, beat)
     if heard.data != stack.data:
@@ -50,6 +51,7 @@ def run(path: Path, number: int, beat: Callable[[str], None]) -> None:
         outputs=outputs,
         wanted=wanted,
         keep=stack.config.sweep.keep_weights,
+        goes_on=planned.goes_on,
         on_steps=lambda _, note: beat(note),
     )
 

@@ -1,22 +1,19 @@
 """What a plan must know of models, found out without loading them into the planning process.
 
-Loading torch and Lightning takes seconds and 400 MB, more than planning 40,000 points. What a
-class says of itself is read off its source; whether it can be built is asked of another process.
+What a class says of itself is read off its source; whether it can be built is asked aside.
 """
 
 import ast
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from asdgan.errors import BadInput
+from asdgan.sweep import aside
 
 TOLD = {"recipe": 1, "stackable": False, "prefix_stable": True}  # and the base class' values
 
@@ -57,28 +54,18 @@ def of(target: str) -> Trait:
 def unbuildable(configs: Sequence[DictConfig]) -> list[str | None]:
     """Why each config's model cannot be built; None for one that can.
 
-    They are built on the meta device, shapes without memory, by another process where this one
-    has not loaded torch.
+    They are built on the meta device: shapes without memory.
+
+    Raises:
+        BadInput: They could not be tried.
     """
-    if "torch" in sys.modules:
-        return [_why_not(config) for config in configs]
-    if not configs:
-        return []
-    told = [OmegaConf.to_container(config, resolve=False) for config in configs]
-    done = subprocess.run(
-        [sys.executable, "-m", "asdgan.sweep.traits"],
-        input=json.dumps(told),
-        capture_output=True,
-        text=True,
-        check=False,
+    return aside.answers(
+        "asdgan.sweep.traits:why_not", configs, failing="models could not be tried"
     )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise BadInput(f"models could not be tried: {said[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
-def _why_not(config: DictConfig) -> str | None:
+def why_not(config: DictConfig) -> str | None:
+    """Why a config's model cannot be built; None for one that can. Loads torch."""
     import torch
 
     from asdgan import settings
@@ -90,8 +77,3 @@ def _why_not(config: DictConfig) -> str | None:
         cause = error.__cause__ or error
         return " ".join(str(cause).split()) or type(cause).__name__
     return None
-
-
-if __name__ == "__main__":
-    asked = [OmegaConf.create(one) for one in json.load(sys.stdin)]
-    print(json.dumps([_why_not(one) for one in asked if isinstance(one, DictConfig)]))

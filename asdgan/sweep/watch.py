@@ -45,7 +45,7 @@ class Watch(threading.Thread):
             for epochs in job.stack.readings
         ]
         self._folders = sorted({path.parent for path, _ in self._readings})
-        self._seen: dict[Path, int] = {}
+        self._seen = {path: changed for of in self._folders for path, changed in _records(of)}
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -88,19 +88,18 @@ class Watch(threading.Thread):
             self.best[row["machine_type"]] = (row["auc"], row["model"])
 
     def _failures(self, folder: Path) -> None:
-        for path in folder.glob("failure_*.json"):
-            changed = path.stat().st_mtime_ns
-            if changed < self._began * 1e9 or self._seen.get(path) == changed:
-                continue
-            self._seen[path] = changed
-            for failure in ledger.failures(folder)[0]:
-                if failure.path == path:
-                    self.failed |= dict.fromkeys(failure.signatures, failure)
-                    self._say(
-                        f"{failure.machine_type} {failure.model}: {len(failure.signatures)} "
-                        f"points failed, {failure.kind}: {failure.reason}"
-                    )
-            self._advance(0, self._note())
+        new = {path: at for path, at in _records(folder) if self._seen.get(path) != at}
+        if not new:
+            return
+        self._seen |= new
+        for failure in ledger.failures(folder)[0]:
+            if failure.path in new:
+                self.failed |= dict.fromkeys(failure.signatures, failure)
+                self._say(
+                    f"{failure.machine_type} {failure.model}: {len(failure.signatures)} "
+                    f"points failed, {failure.kind}: {failure.reason}"
+                )
+        self._advance(0, self._note())
 
     def _note(self) -> str:
         hours = (time.time() - self._began) / 3600
@@ -111,3 +110,12 @@ class Watch(threading.Thread):
         )
         told = [pace, f"{failed} failed" if failed else "", f"best {best}" if best else ""]
         return "; ".join(one for one in told if one)
+
+
+def _records(folder: Path) -> list[tuple[Path, int]]:
+    """The failures on record in a folder, and when each was written, by whatever clock."""
+    found = []
+    for path in folder.glob("failure_*.json"):
+        with suppress(FileNotFoundError):
+            found.append((path, path.stat().st_mtime_ns))
+    return found

@@ -16,7 +16,6 @@ Whatever a job raises becomes a kind and a line of text; its traceback is in the
 """
 
 import faulthandler
-import fcntl
 import gc
 import importlib
 import io
@@ -36,6 +35,7 @@ from typing import Any
 
 import asdgan
 from asdgan.errors import Stopped
+from asdgan.sweep.life import die, end_with
 
 Target = Callable[[Path, int, Callable[[str], None]], object]
 
@@ -67,7 +67,7 @@ class Link:
                 self._asked = order["stop"]
             else:
                 self.orders.put(order)
-        _die()
+        die()
 
     def begin(self, job: int) -> Callable[[str], None]:
         """The `beat` of a job: tells the pool a note, and raises `Stopped` once asked to."""
@@ -95,7 +95,7 @@ class Link:
             try:
                 os.write(self._report, line)
             except BrokenPipeError:
-                _die()
+                die()
 
     def ask(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal: a scheduler sends its SIGTERM to every process of a step."""
@@ -115,9 +115,9 @@ def main() -> int:
     """Serves until told to leave; gives the exit code."""
     target = sys.argv[1]
     control, report, life = map(int, sys.argv[2:])
-    for descriptor in (control, report, life):
+    for descriptor in (control, report):
         os.set_inheritable(descriptor, False)
-    _end_with(life)
+    end_with(life)
     faulthandler.enable()  # a signal's stack goes to the log
     faulthandler.register(signal.SIGUSR1)  # which the pool sends before it kills what hangs
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -232,27 +232,6 @@ def _lines(descriptor: int) -> Iterator[dict[str, Any]]:
     while piece := os.read(descriptor, 1 << 16):
         *whole, rest = (rest + piece).split(b"\n")
         yield from map(json.loads, whole)
-
-
-def _end_with(life: int) -> None:
-    """Has the kernel kill this process group when the pool's process is gone.
-
-    A thread that waits for the end of CONTROL does the same anywhere, but not while a job holds
-    the interpreter's lock. PR_SET_PDEATHSIG would spare what the job started, and would fire when
-    the thread ends that made this process.
-    """
-    if sys.platform == "linux":
-        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-def _die() -> None:
-    """Ends this process and all that its jobs started."""
-    try:
-        os.killpg(os.getpid(), signal.SIGKILL)
-    except ProcessLookupError:  # started by hand, in the group of a shell
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ side never imports either, never touches CUDA, and is told in text what became o
 exception object would hold the arrays of the frames that it passed through.
 
 Each process leads a session of its own: Ctrl-C does not reach it, a job that hangs is killed
-with all that it started, and the kernel kills the lot when this process is gone (see `worker`).
+with all that it started, and the kernel kills the lot when this process is gone (see `life`).
 """
 
 import logging

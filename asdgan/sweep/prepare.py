@@ -1,0 +1,145 @@
+"""Before a sweep starts: which data it is about, what is done, and whether its models exist."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from asdgan import ledger, material, settings, terminal
+from asdgan.errors import BadInput
+from asdgan.files import canonical
+from asdgan.sweep import plan as plans
+from asdgan.sweep import traits
+from asdgan.sweep.grid import Grid, Part
+from asdgan.sweep.plan import Heard, Plan
+
+log = logging.getLogger("asdgan")
+
+
+def outputs_of(grid: Grid) -> Path:
+    """The folder that all of a sweep is written below.
+
+    Raises:
+        BadInput: It names several.
+    """
+    named = {part.config.outputs for part in grid.parts}
+    if len(named) > 1:
+        raise BadInput(f"outputs takes one folder for a whole sweep, not {', '.join(named)}")
+    return Path(named.pop())
+
+
+def planned(grid: Grid, outputs: Path, slots: int, on_gpu: bool) -> Plan:
+    """The jobs that are missing of a grid.
+
+    Args:
+        grid: Of a command line.
+        outputs: Where results are looked for.
+        slots: Jobs that run at once.
+        on_gpu: Whether on GPUs.
+
+    Raises:
+        BadInput: Its data cannot be used, or a model of it cannot be built.
+    """
+    heard, roots = heard_of(grid)
+    done: set[str] = set()
+    for path, found in ledger.each(outputs / "runs"):
+        if isinstance(found, str):
+            log.warning("not counted, so it is made again: %s: %s", path, found)
+        else:
+            done |= {own["signature"] for own in found.own}
+    failed: set[str] = set()
+    if grid.settings.retry == "never":
+        records, _ = ledger.failures(outputs / "runs")
+        failed = {name for record in records for name in record.signatures}
+    told = traits_of(grid)
+    plan = plans.make(
+        grid, heard, roots, told, done=done, failed=failed, slots=slots, on_gpu=on_gpu
+    )
+    return buildable(plan, skip=grid.settings.skip_invalid)
+
+
+def traits_of(grid: Grid) -> dict[str, traits.Trait]:
+    """What is to be known of each model of a grid, by its `_target_`."""
+    targets = {part.config.model._target_ for part in grid.parts}
+    return {target: traits.of(target) for target in targets}
+
+
+def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
+    """The machine types of each part and the fingerprints of their clips, each worked out once."""
+    heard: dict[int, list[Heard]] = {}
+    roots: dict[int, str] = {}
+    known: dict[bytes, str] = {}
+    prints: dict[tuple[bytes, str], str] = {}
+    with terminal.bars(shown=True) as bar:
+        for number, part in enumerate(grid.parts):
+            config = part.config
+            data = canonical(OmegaConf.to_container(config.dataset))
+            if grid.settings.dry_run and not _is_there(part):
+                roots[number] = ""
+                types = part.machine if part.machine != "all" else ("each machine type",)
+                heard[number] = [Heard(name, "not there yet") for name in types]
+                continue
+            if data not in known:
+                root = material.root_of(config, lambda title, total: bar(title, total).advance)
+                known[data] = str(root.resolve())
+            root = Path(known[data])
+            roots[number] = known[data]
+            types = material.machine_types_of(part.machine, root, config.dataset.release)
+            for name in types:
+                if (data, name) not in prints:
+                    prints[data, name] = material.fingerprint_of(config, root, name)
+            heard[number] = [Heard(name, prints[data, name]) for name in types]
+    return heard, roots
+
+
+def _is_there(part: Part) -> bool:
+    root = OmegaConf.to_container(part.config.dataset)["root"]  # pyright: ignore - maybe ???
+    return root is not None and Path(root).is_dir()
+
+
+_tried: dict[bytes, str | None] = {}  # why a shape cannot be built; rounds ask again and again
+
+
+def buildable(plan: Plan, *, skip: bool) -> Plan:
+    """The plan without jobs whose model cannot be built; each distinct shape is tried once.
+
+    Raises:
+        BadInput: One cannot, and `sweep.skip_invalid` was not asked for.
+    """
+    shapes: dict[bytes, DictConfig] = {}
+    shape_of: dict[int, bytes] = {}  # by the config's id; many jobs share one
+    for job in plan.jobs:
+        config = job.stack.config
+        if id(config) not in shape_of:
+            shape_of[id(config)] = _shape(config)
+            shapes.setdefault(shape_of[id(config)], config)
+    new = {shape: config for shape, config in shapes.items() if shape not in _tried}
+    _tried.update(zip(new, traits.unbuildable(list(new.values())), strict=True))
+    wrong = {shape: _tried[shape] for shape in shapes}
+    if not any(wrong.values()):
+        return plan
+    refused = dict.fromkeys(
+        f"{_named(config)}: {wrong[shape]}" for shape, config in shapes.items() if wrong[shape]
+    )
+    said = "; ".join(refused)
+    if not skip:
+        raise BadInput(f"{said}; leave it out, or add sweep.skip_invalid=true to run the others")
+    log.warning("left out, because it cannot be built: %s", said)
+    jobs = tuple(job for job in plan.jobs if not wrong[shape_of[id(job.stack.config)]])
+    return replace(plan, jobs=jobs)
+
+
+def _shape(config: DictConfig) -> bytes:
+    """All that decides whether a model can be built: not what lanes may differ in."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    inside = {*settings.LANE_AXES, "epochs", "machine", "dataset", "sweep", "selection", "outputs"}
+    return canonical({key: value for key, value in plain.items() if key not in inside})
+
+
+def _named(config: DictConfig) -> str:
+    said = {key: config[key] for key in ("batch", "latent", "hidden_layers")}
+    return " ".join(
+        [config.detector, *(f"{key}={value}" for key, value in said.items() if value is not None)]
+    )
