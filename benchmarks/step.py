@@ -12,6 +12,9 @@ fastest, per lane, and the ratios of either to the plain loop.
 - one lane: asdgan's detector for a single run, windows gathered and noise drawn as in training;
 - 8 lanes, 16 lanes, ...: the same detector as a stack.
 
+With --device cuda the moments between two steps mean nothing, as the host runs ahead: a turn is
+timed from its first step to the end of the device's work, and its mean step counts as one.
+
 --precision sets the matrix products of asdgan's side; the plain loop is timed at both, so that
 its own gain stands beside it. --compile compiles asdgan's step; the first call is timed apart.
 Prints a line of JSON for the whole, and one for each batch size as soon as it is measured.
@@ -63,7 +66,8 @@ class Plain(nn.Module):
             [*generator, *self.reencoder.parameters()], 2e-4, (0.5, 0.999)
         )
         self.adam_d = torch.optim.Adam(self.d.parameters(), 2e-4, (0.5, 0.999))
-        self.real, self.fake = torch.ones(1, 1), torch.zeros(1, 1)
+        self.register_buffer("real", torch.ones(1, 1))
+        self.register_buffer("fake", torch.zeros(1, 1))
 
     def losses(self, x):
         z = self.encoder(x)
@@ -113,11 +117,11 @@ class Module(pl.LightningModule):
         return [self.nets.adam_g, self.nets.adam_d]
 
 
-def ours(lanes, compiled, batch):
+def ours(lanes, compiled, batch, device):
     config = settings.compose(["model=ganomaly", "dataset=folder", "dataset.root=unused"])
     if lanes:
         config.seed = [0] * lanes
-    detector = settings.build(config)
+    detector = settings.build(config).to(device)
     detector.configure_optimizers()
     if compiled:
         detector.compile_steps(batch)
@@ -165,7 +169,20 @@ class Stops(threading.Thread):
 def timed(step):
     began = time.perf_counter()
     step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return began, time.perf_counter()
+
+
+def turn(device, steps_of_turn):
+    """The steps of a turn; on a GPU its mean step."""
+    if device == "cpu":
+        return steps_of_turn()
+    torch.cuda.synchronize()
+    steps = steps_of_turn()
+    torch.cuda.synchronize()
+    began = steps[0][0]
+    return [(began, began + (time.perf_counter() - began) / len(steps))]
 
 
 def turn_of_ours(detector, data, steps):
@@ -194,7 +211,12 @@ def turn_of_ours(detector, data, steps):
 def turn_of_plain(plain, x, batch, steps):
     order = torch.randperm(len(x))
     starts = [(i * batch) % (len(x) - batch) for i in range(steps)]
-    return [timed(lambda s=s: plain.step(x[order[s : s + batch]])) for s in starts]
+    times = []
+    for s in starts:
+        began = time.perf_counter()
+        plain.step(x[order[s : s + batch]])
+        times.append((began, time.perf_counter()))
+    return times
 
 
 class Stopwatch(pl.Callback):
@@ -207,11 +229,11 @@ class Stopwatch(pl.Callback):
         self.ends.append(time.perf_counter())
 
 
-def turn_of_lightning(module, loader, steps):
+def turn_of_lightning(module, loader, steps, device):
     watch = Stopwatch()
     trainer = pl.Trainer(
         max_steps=2 * (steps + 1),  # a step of each of the two optimisers counts
-        accelerator="cpu",
+        accelerator="gpu" if device == "cuda" else device,
         logger=False,
         callbacks=[watch],
         enable_checkpointing=False,
@@ -229,16 +251,18 @@ def measure(batch, chosen, stops):
     clips = [
         type("Clip", (), dict(section="00", domain=None, attributes=(), path=i)) for i in range(64)
     ]
+    device = chosen.device
     windows = Windows(Frames(frames, starts), clips, length=LENGTH, stride=1)
     everything = torch.arange(len(windows))
-    x = windows.gather(everything)
+    x = windows.gather(everything).to(device)
+    windows.to(device)
     data = WindowData(windows, train=everything, held=everything[:0], seeds=[0], batch=batch)
     loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(x), batch_size=batch, shuffle=True
+        torch.utils.data.TensorDataset(x.cpu()), batch_size=batch, shuffle=True
     )
-    plain, module = Plain(), Module()
-    stacks = {lanes: ours(lanes, chosen.compile, batch) for lanes in (0, *chosen.lanes)}
-    few = max(8, chosen.steps * 16 // batch)
+    plain, module = Plain().to(device), Module()
+    stacks = {lanes: ours(lanes, chosen.compile, batch, device) for lanes in (0, *chosen.lanes)}
+    few = chosen.steps if device == "cuda" else max(8, chosen.steps * 16 // batch)
     precision = torch.set_float32_matmul_precision
     precision(chosen.precision)
     first = {
@@ -249,13 +273,14 @@ def measure(batch, chosen, stops):
     began = time.perf_counter()
     for _ in range(chosen.rounds):
         precision("highest")
-        steps["plain"] += turn_of_plain(plain, x, batch, few)
-        steps["lightning"] += turn_of_lightning(module, loader, few)
+        steps["plain"] += turn(device, lambda: turn_of_plain(plain, x, batch, few))
+        steps["lightning"] += turn(device, lambda: turn_of_lightning(module, loader, few, device))
         precision("medium")
-        steps["plain, medium"] += turn_of_plain(plain, x, batch, few)
+        steps["plain, medium"] += turn(device, lambda: turn_of_plain(plain, x, batch, few))
         precision(chosen.precision)
         for lanes, stack in stacks.items():
-            steps[_name(lanes)] += turn_of_ours(stack, data, max(3, few // max(1, lanes // 8)))
+            fewer = max(3, few // max(1, lanes // 8)) if device == "cpu" else few
+            steps[_name(lanes)] += turn(device, lambda s=stack, f=fewer: turn_of_ours(s, data, f))
     ended = time.perf_counter()
     time.sleep(0.1)  # the last stop is written down when it ends
     stood = 1 - stops.net(began, ended) / (ended - began)
@@ -289,10 +314,11 @@ def main():
     parser.add_argument("--steps", type=int, default=80, help="plain steps a turn at batch 16")
     parser.add_argument("--precision", choices=("highest", "medium"), default="highest")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     chosen = parser.parse_args()
     chosen.lanes = [int(lanes) for lanes in chosen.lanes.split(",")]
     torch.set_num_threads(chosen.threads)
-    if chosen.threads == 1:  # on the core where the stops are watched
+    if chosen.threads == 1 and chosen.device == "cpu":  # on the core where the stops are watched
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     stops = Stops()
     warnings.filterwarnings("ignore")
@@ -306,6 +332,7 @@ def main():
         "compiled": chosen.compile,
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if chosen.device == "cuda" else None,
         "onednn_max_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
     }
     print(json.dumps(said), flush=True)
