@@ -33,6 +33,7 @@ HOW = (
     "storage",
     "ask",
 )  # fmt: skip - settings under which a sweep stays the same one
+SECRET = "sweep.storage="  # an address may hold a password
 LEAST_LANES = 8  # from here on a lane's bits do not depend on its neighbours
 # Lanes that a CPU's caches hold, by the windows in a minibatch: benchmarks/step.py
 CPU_LANES = ((32, 16), (math.inf, 8))
@@ -84,7 +85,7 @@ class Plan:
 
     Attributes:
         name: Of the sweep.
-        typed: Its command line.
+        typed: Its command line; on disk without what may be secret.
         jobs: Stacks with something left to do, those of one machine type together.
         points: Signatures of all points of the grid, each once.
         done: Those that have a result.
@@ -241,7 +242,7 @@ def write(plan: Plan, folder: Path, **more: Any) -> Path:  # noqa: ANN401 - any 
         {
             "format": FORMAT,
             "name": plan.name,
-            "typed": list(plan.typed),
+            "typed": [text for text in plan.typed if not text.lstrip("+").startswith(SECRET)],
             "configs": texts,
             "jobs": [_as_json(job, configs[id(job.stack.config)]) for job in plan.jobs],
             "points": sorted(plan.points),

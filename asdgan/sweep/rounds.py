@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -94,8 +95,11 @@ class Search:
         Raises:
             BadInput: The storage cannot be used, or holds another search.
         """
+        with closing(Study(self.name, self._node, self.grid.dimensions, self.folder)) as study:
+            return self._go(study)
+
+    def _go(self, study: Study) -> int:
         listed = search.listed_in(self.folder / "plan.json")
-        study = Study(self.name, self._node, self.grid.dimensions, self.folder)
         results = Results(self.outputs / "runs")
         begun = study.restore(listed) or study.begun()
         before = study.counts()

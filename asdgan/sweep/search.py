@@ -76,6 +76,7 @@ class Study:
     ) -> None:
         """Opens the study, or begins it."""
         self._node, self._folder = node, folder
+        self._database: optuna.storages.RDBStorage | None = None
         self._distributions = {one.key: one.distribution() for one in dimensions}
         self._higher = OBJECTIVES[node.objective][0]
         space = {one.key: repr(one) for one in dimensions}
@@ -103,7 +104,8 @@ class Study:
             # The driver that the extra installs, whatever SQLAlchemy's default is.
             address = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self._node.storage)
             try:
-                return optuna.create_study(storage=address, **about)
+                self._database = optuna.storages.RDBStorage(address)
+                return optuna.create_study(storage=self._database, **about)
             except Exception as error:  # of any database driver
                 said = " ".join(str(error).split())[:200]
                 hint = "; pip install 'asdgan[postgres]'" if "psycopg" in said else ""
@@ -131,6 +133,12 @@ class Study:
                 aside.name,
             )
         return optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))), **about)
+
+    def close(self) -> None:
+        """Ends the connections to a database."""
+        if self._database is not None:
+            self._database.remove_session()
+            self._database.engine.dispose()
 
     def __len__(self) -> int:
         """Trials asked for so far."""
