@@ -21,11 +21,18 @@ def loads_torch(pid):
     return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
 
 
+def answers(pid):
+    try:
+        return b"asdgan.sweep.aside" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # a child of another kind, gone again
+        return False
+
+
 def asked(parent):
     """The process that was asked, once there is one."""
-    assert until(lambda: children(parent.pid) or parent.poll() is not None, 300)
-    (found,) = children(parent.pid)
-    return found
+    found = []
+    assert until(lambda: found.extend(filter(answers, children(parent.pid))) or found, 300)
+    return found[0]
 
 
 @pytest.mark.parametrize("claim", [lambda pid: True, loads_torch], ids=["at once", "in torch"])
