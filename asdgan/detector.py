@@ -189,7 +189,12 @@ class Detector(pl.LightningModule):
         self._tally = {name: (total, int(steps[name])) for name, total in totals.items()}
 
     def compile_steps(self, batch: int) -> None:
-        """From now on, steps of full minibatches (of `batch` windows) run compiled."""
+        """From now on, steps of full minibatches (of `batch` windows) run compiled.
+
+        What this process compiled before is forgotten: torch compiles a function for so many
+        models and no more, and a worker trains one after the other.
+        """
+        torch.compiler.reset()
         self._compile_for = batch
 
     def step_function(self, name: str, windows: Tensor) -> Callable[..., Any]:

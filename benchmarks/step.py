@@ -15,6 +15,8 @@ fastest, per lane, and the ratios of either to the plain loop.
 With --device cuda the moments between two steps mean nothing, as the host runs ahead: a turn is
 timed from its first step to the end of the device's work, and its mean step counts as one.
 
+All of it runs with glibc's allocator set as the workers of a sweep have it.
+
 --precision sets the matrix products of asdgan's side; the plain loop is timed at both, so that
 its own gain stands beside it. --compile compiles asdgan's step; the first call is timed apart.
 Prints a line of JSON for the whole, and one for each batch size as soon as it is measured.
@@ -25,6 +27,7 @@ import itertools
 import json
 import os
 import statistics
+import sys
 import threading
 import time
 import warnings
@@ -37,6 +40,7 @@ from torch.nn import functional as F
 from asdgan import settings
 from asdgan.features import Frames
 from asdgan.lanes import Noise
+from asdgan.sweep.local import ALLOCATION
 from asdgan.windows import WindowData, Windows
 
 MELS, LENGTH = 128, 5
@@ -316,6 +320,8 @@ def main():
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     chosen = parser.parse_args()
+    if not os.environ.keys() >= ALLOCATION.keys():  # read when a process begins
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATION})
     chosen.lanes = [int(lanes) for lanes in chosen.lanes.split(",")]
     torch.set_num_threads(chosen.threads)
     if chosen.threads == 1 and chosen.device == "cpu":  # on the core where the stops are watched

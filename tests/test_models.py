@@ -234,6 +234,16 @@ def test_a_traced_step_gives_the_plain_steps_losses(name, monkeypatch, caplog):
     assert "compiling the step failed" not in caplog.text
 
 
+def test_a_process_compiles_one_detector_after_another(monkeypatch, caplog):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for width in (8, 12, 16, 20):
+            detector = detector_of(compose("ganomaly", f"model.hidden_width={width}"))
+            detector.compile_steps(len(WINDOWS))
+            learn(detector, WINDOWS, range(1))
+    assert "compiling the step failed" not in caplog.text
+
+
 def test_a_step_that_cannot_be_compiled_runs_plainly_and_says_so(monkeypatch, caplog):
     def no_compiler(*_):
         raise RuntimeError("no C++ compiler found")
