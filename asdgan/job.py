@@ -233,8 +233,7 @@ def fit(
     left = config.epochs - first_epoch
     # By the whole run's steps, so that one that goes on is compiled as it was.
     if config.trainer.compile is True or (
-        config.trainer.compile == "auto"
-        and data.steps_per_epoch * config.epochs >= COMPILED_FROM
+        config.trainer.compile == "auto" and data.steps_per_epoch * config.epochs >= COMPILED_FROM
     ):
         detector.compile_steps(config.batch)
     writing = None

@@ -146,7 +146,7 @@ def make(
                     for lane in range(len(stack.lanes))
                 )
                 mine = {name for lane in named for name in lane}
-                skip = mine & (settled | points)
+                skip = (mine & settled) | (mine & points)  # not the union of all: that is long
                 points |= mine
                 job = Job(stack, named, frozenset(skip), roots[number])
                 open_lanes = [i for i, lane in enumerate(named) if not skip.issuperset(lane)]
@@ -217,7 +217,8 @@ def _width(count: int, batch: int, lanes: int | str, slots: int, on_gpu: bool) -
         return int(lanes)
     if on_gpu:
         return count
-    return min(widest(batch), max(LEAST_LANES, math.ceil(count / slots)))
+    most = min(widest(batch), max(LEAST_LANES, math.ceil(count / slots)))
+    return math.ceil(count / math.ceil(count / most))  # of equal size: the last one is waited for
 
 
 def widest(batch: int) -> int:
