@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -221,8 +222,14 @@ def _join(address: str | None) -> None:
             raise BadInput(
                 f"hydra.launcher.address={asked}: no Ray cluster joined: {said}"
             ) from None
-    # Nobody but this machine has business with a cluster that this process starts for itself.
-    ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    # Nobody but this machine has business with what this process starts: Ray keeps its ports to
+    # 127.0.0.1 where it believes that clusters cannot be had.
+    constants = import_module("ray._private.ray_constants")
+    usual, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(address="local", include_dashboard=False, **quiet)
+    finally:
+        constants.ENABLE_RAY_CLUSTER = usual
 
 
 def _reach(address: str) -> None:

@@ -103,8 +103,9 @@ class Queue:
         """Asks nothing yet."""
         self.slurm = slurm
         self._asked = time.monotonic()
-        self._absent: set[str] = set()  # from the last answer
-        self._gone: set[str] = set()  # from two in a row: a job may come late into the list
+        self._listed: set[str] = set()  # in an earlier answer
+        self._absent: set[str] = set()  # from the last one: a job may come late into the list
+        self._gone: set[str] = set()
 
     def over(self, jobs: Sequence[Any], every: float = QUEUE_SECONDS) -> list[Any]:
         """Those of some jobs that have left their word, and those that never will.
@@ -128,9 +129,10 @@ class Queue:
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("squeue gives no answer and is asked again: %s", error)
             return
-        absent = names.difference(said.stdout.split())
-        self._gone |= absent & self._absent
-        self._absent = absent
+        there = set(said.stdout.split())
+        self._gone |= (names - there) & (self._listed | self._absent)
+        self._listed |= there
+        self._absent = names - there
 
 
 def _is_slurm(launcher: Any) -> bool:  # noqa: ANN401
