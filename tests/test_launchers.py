@@ -21,7 +21,7 @@ from asdgan import ledger
 from asdgan.sweep import elsewhere, plan
 
 SMALL = ("model=ganomaly", "sweep.lanes=1", *PLANT, *TINY)
-LONG = "epochs=1,1000"  # some seconds, of which the first reading is at the start
+LONG = "epochs=1,400"  # some seconds, of which the first reading is at the start
 FOUR = ("seed=0,1,2,3", "epochs=1", "sweep.lanes=1")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 
@@ -66,7 +66,7 @@ def tasks(command):
 
 def first_readings(folder, count=1):
     runs = folder / "outputs" / "runs"
-    return until(lambda: len([*runs.glob("*/epochs_00001.json")]) >= count)
+    return until(lambda: len([*runs.glob("*/epochs_00001.json")]) >= count, 240)
 
 
 # submitit ---------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_killed_job_is_lost_and_one_that_is_preempted_goes_on(command, tmp_pat
     (lost,) = failed(tmp_path / "outputs")
     assert lost.kind == "lost"
     assert re.match(r"its process ended without a word; see /.*_log\.err", lost.reason)
-    assert sorted(row["epochs"] for row in rows(tmp_path / "outputs")) == [1, 1, 1000]
+    assert sorted(row["epochs"] for row in rows(tmp_path / "outputs")) == [1, 1, 400]
     assert "3 of 4 points done, 1 failed" in said
     logs = (tmp_path / "outputs" / "sweeps").glob("*/logs/job_*/worker_00.log")
     assert any("going on after" in log.read_text() for log in logs)
@@ -190,7 +190,7 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP
 """)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
@@ -224,19 +224,28 @@ def free_port():
 
 
 @pytest.mark.slow
-def test_slurm_runs_every_job_and_a_killed_one_ends_no_sweep(command, tmp_path, slurm):
+def test_slurm_jobs_end_well_killed_or_out_of_time_and_the_sweep_says_which(
+    command, tmp_path, slurm
+):
     """Without accounts nobody says that a job was killed: it is gone from the queue."""
-    begun = command("lr=1e-4,1e30", "seed=0,1", LONG, "hydra/launcher=submitit_slurm")
+    timely = "hydra.launcher.timeout_min=10"  # so little that a warning means time is up
+    begun = command("seed=0,1,2", LONG, "hydra/launcher=submitit_slurm", timely)
     logs = tmp_path / "outputs" / "sweeps"
-    assert until(lambda: [*logs.glob("*/logs/job_00001/worker_00.log")]), begun.communicate()[0]
+    assert first_readings(tmp_path, 3), begun.communicate()[0]
     (job,) = {name.split("_")[0] for name in run("squeue", "-hro%i").split()}
     run("scancel", "--signal=KILL", f"{job}_1")
+    run("scancel", "--signal=USR2", f"{job}_2")
     said, _ = begun.communicate()
     assert begun.returncode == 1, said
-    assert [row["seed"] for row in rows(tmp_path / "outputs") if row["epochs"] == 1000] == [0]
-    kinds = {(one.settings["lr"], one.kind) for one in failed(tmp_path / "outputs")}
-    assert kinds == {(1e-4, "lost"), (1e30, "nan")}
-    assert re.search(r"points failed, lost: it left Slurm's queue without a word", said)
+    assert [row["seed"] for row in rows(tmp_path / "outputs") if row["epochs"] == 400] == [0]
+    reasons = {one.settings["seed"]: one.reason for one in failed(tmp_path / "outputs")}
+    assert reasons.keys() == {1, 2}
+    assert reasons[1].startswith("it left Slurm's queue without a word")
+    assert "timed-out too many times" in reasons[2]
+    assert "goes on from its checkpoint" in reasons[2]
+    assert "4 of 6 points done, 2 failed" in said
+    assert [*logs.glob("*/logs/submitit/*")]
+    assert len([*(tmp_path / "outputs" / "runs").glob("*/checkpoint_*")]) >= 1
     assert not run("squeue", "--noheader")
 
 
