@@ -11,6 +11,7 @@ import subprocess
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import light
 import pytest
@@ -18,7 +19,7 @@ from plants import PLANT, TINY
 from processes import are_gone, descendants, is_alive, kill, start, until
 
 from asdgan import ledger
-from asdgan.sweep import elsewhere, plan
+from asdgan.sweep import drive, elsewhere, on_submitit, plan
 
 SMALL = ("model=ganomaly", "sweep.lanes=1", *PLANT, *TINY)
 LONG = "epochs=1,400"  # some seconds, of which the first reading is at the start
@@ -111,7 +112,7 @@ def test_ctrl_c_stops_submitits_jobs_at_a_checkpoint(command, tmp_path):
     os.killpg(begun.pid, signal.SIGINT)  # as a terminal does
     said, _ = begun.communicate()
     assert begun.returncode == 130, said
-    assert "the same command goes on from there" in said
+    assert re.search("the same command goes on from there: .* hydra/launcher=submitit_local", said)
     assert are_gone(below)
     assert len([*(tmp_path / "outputs" / "runs").glob("*/checkpoint_*")]) == 1
     assert not failed(tmp_path / "outputs")
@@ -135,6 +136,25 @@ def test_slurms_refusal_is_one_sentence(command, monkeypatch):
     assert "Traceback" not in said
 
 
+def test_no_more_jobs_are_queued_than_slurm_takes(monkeypatch):
+    sent = []
+    monkeypatch.setattr(on_submitit, "TICK_SECONDS", 0)
+    monkeypatch.setattr(on_submitit, "_submitted", lambda _, jobs: sent.append(len(jobs)) or jobs)
+    monkeypatch.setattr(on_submitit, "_outcome", lambda *_: (None, False))
+    monkeypatch.setattr(on_submitit.Queue, "over", lambda _, jobs: jobs[:700])
+    jobs = [(Path("plan.json"), number) for number in range(2500)]
+    on_submitit.launch(SimpleNamespace(_EXECUTOR="slurm"), jobs, 1)
+    assert sum(sent) == 2500
+    assert max(sent) == 1000
+
+
+def test_a_job_has_the_threads_that_it_was_given_and_else_one(monkeypatch):
+    for slurms, asked, threads in (("", "", 1), ("4", "", 4), ("", "2", 2), ("4", "16", 4)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurms)
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert elsewhere.threads() == threads
+
+
 def test_a_plan_means_the_same_in_another_folder(tmp_path, monkeypatch):
     light.lighten(monkeypatch.setattr)
     light.recordings(tmp_path / "plant")
@@ -146,8 +166,6 @@ def test_a_plan_means_the_same_in_another_folder(tmp_path, monkeypatch):
 
     typed = [*light.line(Path("plant/.."), "epochs=1")]
     typed[typed.index("outputs=plant/..")] = "outputs=here"
-    from asdgan.sweep import drive
-
     assert drive.sweep(typed, look, slots=1, on_gpu=False) == 1
     assert kept == [str(tmp_path / "here")]
 

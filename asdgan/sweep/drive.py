@@ -41,12 +41,13 @@ def expanded(typed: tuple[str, ...]) -> Grid:
     return grids.expand(typed)
 
 
-def answer(typed: Sequence[str], launcher: Launcher) -> int:
+def answer(typed: Sequence[str], launcher: Launcher, hydras: Sequence[str] = ()) -> int:
     """What Hydra's `-m` comes to: the sweep, its leaderboard, and an exit code.
 
     Args:
         typed: The command line, Hydra's own settings left out.
         launcher: The one that its config names.
+        hydras: Hydra's own settings on the command line.
     """
     grid = expanded(tuple(typed))
     try:
@@ -58,7 +59,7 @@ def answer(typed: Sequence[str], launcher: Launcher) -> int:
         log.error(
             "stopped; what was finished is kept, and the same command goes on from there: "
             "python -m asdgan.run -m %s",
-            " ".join(typed),
+            " ".join([*typed, *hydras]),
         )
         return 130 if isinstance(end, KeyboardInterrupt) else int(end.code or 0)
 

@@ -224,7 +224,7 @@ def _join(address: str | None) -> None:
             ) from None
     # Nobody but this machine has business with what this process starts: Ray keeps its ports to
     # 127.0.0.1 where it believes that clusters cannot be had.
-    constants = import_module("ray._private.ray_constants")
+    constants: Any = import_module("ray._private.ray_constants")
     usual, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
     try:
         ray.init(address="local", include_dashboard=False, **quiet)

@@ -33,6 +33,7 @@ TICK_SECONDS = 0.5  # between looks for the words of jobs
 QUEUE_SECONDS = 10.0  # between questions to Slurm; it is shared, and slow under load
 STOPPING_SECONDS = 60.0  # for jobs to write their checkpoints; Slurm kills after its KillWait
 AGAIN_SECONDS = 15.0  # between wishes to stop; one that comes while a job starts is not heard
+MOST_QUEUED = 1000  # of an array; Slurm as it comes refuses more
 ASSUMED = 16  # jobs at once on Slurm, where a plan needs a number and nobody knows one
 SUBMITS = "hydra_plugins.hydra_submitit_launcher"
 
@@ -76,8 +77,9 @@ def launch(launcher: Any, jobs: Sequence[tuple[Path, int]], at_once: int) -> Non
     try:
         with elsewhere.ended_by_signals():
             while waiting or running:
-                if waiting and (slurm or len(running) < at_once):
-                    some = [waiting.popleft() for _ in range(len(waiting) if slurm else 1)]
+                free = (MOST_QUEUED if slurm else at_once) - len(running)
+                if waiting and free >= (MOST_QUEUED // 2 if slurm else 1):
+                    some = [waiting.popleft() for _ in range(min(free, len(waiting)))]
                     running += zip(some, _submitted(launcher, some), strict=True)
                     continue
                 time.sleep(TICK_SECONDS)

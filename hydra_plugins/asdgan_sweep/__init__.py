@@ -59,7 +59,9 @@ class AsdganSweeper(Sweeper):
         from asdgan.sweep import drive
 
         assert self.launcher is not None  # set up by Hydra first
-        code = drive.answer(arguments, self.launcher)
+        assert self.config is not None
+        hydras = [one for one in self.config.hydra.overrides.hydra if "hydra.mode=" not in one]
+        code = drive.answer(arguments, self.launcher, hydras)
         if code:
             raise SystemExit(code)
 
