@@ -490,6 +490,8 @@ def quiet_libraries() -> None:
     """Lightning's hardware notes and tips would bury the table."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+    # Where Slurm is installed, Lightning advises to start everything by it.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # Imported here, because the import itself sets the level.
     for name in ("pytorch_lightning", "lightning_fabric"):
         import_module(name)
