@@ -56,11 +56,14 @@ def launcher(folder, *typed):
     return made
 
 
-def answer(folder, *typed):
-    """`python -m asdgan.run -m` without Hydra's own start: gives the exit code."""
+def answer(folder, *typed, by=None):
+    """`python -m asdgan.run -m` without Hydra's own start: gives the exit code.
+
+    By the local launcher, or by one that is given.
+    """
     from asdgan.sweep import drive
 
-    return drive.answer(line(folder, *typed), launcher(folder, *typed))
+    return drive.answer(line(folder, *typed), by or launcher(folder, *typed))
 
 
 def do(path, number, beat):

@@ -122,7 +122,8 @@ def test_lanes_are_spread_evenly_over_the_slots_eight_or_so_at_least():
 
 
 def test_a_plan_is_read_back_as_it_was_written(tmp_path):
-    made = planned("lr=1e-3,1e-4", "batch=16,512", "epochs=10,20", "init=normal,glorot_uniform")
+    typed = ["lr=1e-3,1e-4", "batch=16,512", "epochs=10,20", "init=normal,glorot_uniform"]
+    made = planned(*typed, f"outputs={tmp_path}")
     path = plan.write(made, tmp_path / "a folder, with = signs")
     for number, job in enumerate(made.jobs):
         again = plan.job_of(*plan.told(plan.overrides_of(path, number)))

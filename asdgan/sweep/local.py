@@ -71,8 +71,16 @@ class Endings:
         self._failures: Counter[tuple[str, str]] = Counter()
         self._done = 0
 
-    def note(self, path: Path, number: int, failed: tuple[str, str] | None) -> None:
+    def note(
+        self, path: Path, number: int, failed: tuple[str, str] | None, *, marked: bool = False
+    ) -> None:
         """Takes the end of one job: kind and reason of its failure, or None.
+
+        Args:
+            path: Of the plan.
+            number: Of the job.
+            failed: Kind and reason.
+            marked: Whether the ledger knows already.
 
         Raises:
             BadInput: Twenty jobs failed alike and none succeeded.
@@ -80,7 +88,8 @@ class Endings:
         if failed is None:
             self._done += 1
             return
-        plans.fail(path, number, *failed)
+        if not marked:
+            plans.fail(path, number, *failed)
         kind, reason = failed
         if kind == "memory" and len(plans.job_of(path, number).stack.lanes) > 1:
             return  # it is tried again as halves

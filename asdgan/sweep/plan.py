@@ -236,7 +236,7 @@ def write(plan: Plan, folder: Path, **more: Any) -> Path:  # noqa: ANN401 - any 
     for job in plan.jobs:
         if id(job.stack.config) not in configs:
             configs[id(job.stack.config)] = len(texts)
-            texts.append(OmegaConf.to_container(job.stack.config, resolve=False))
+            texts.append(_anywhere(job.stack.config))
     path = folder / "plan.json"
     write_json(
         path,
@@ -253,6 +253,13 @@ def write(plan: Plan, folder: Path, **more: Any) -> Path:  # noqa: ANN401 - any 
         },
     )
     return path
+
+
+def _anywhere(config: DictConfig) -> Any:  # noqa: ANN401 - what JSON can say
+    """Settings that mean the same in another working directory, where a cluster's jobs run."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {**plain, "outputs": str(Path(config.outputs).resolve())}
 
 
 def _as_json(job: Job, config: int) -> dict[str, Any]:
