@@ -10,11 +10,10 @@ import argparse
 import csv
 import difflib
 import io
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +24,7 @@ from asdgan.errors import BadInput, Damaged
 from asdgan.files import read_json, write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
-from asdgan.terminal import hung_up
+from asdgan.terminal import Parser, answer, printable, sheet
 
 OUTPUTS = Path("outputs")
 PLAN = "plan.json"  # what makes a folder a sweep
@@ -48,34 +47,11 @@ MEANING = {
     "best": ": best settings per machine type by {}; oracle: test labels chose among several",
 }
 REASONS = 8  # kinds of failure that are printed
-PIPE_WIDTH = 250  # columns where the output is no terminal: nothing is folded that grep may want
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Refuses in one sentence, as every other mistake is."""
-        raise BadInput(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the board; gives the exit code, 2 for what the user can mend."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may not fit the terminal
-    try:
-        _board(_arguments(argv))
-    except BrokenPipeError:
-        return hung_up()
-    except (BadInput, OSError) as error:
-        print(f"asdgan.board: {printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def printable(text: str) -> str:
-    """The text on one line, control and direction characters as escapes."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
+    return answer("asdgan.board", lambda: _board(_arguments(argv)))
 
 
 def show(
@@ -111,9 +87,7 @@ def show(
         BadInput: A condition is no KEY=VALUE, or no result knows its key.
         OSError: A file cannot be written.
     """
-    console = console or Console(
-        highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
-    )
+    console = console or sheet()
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable(text), style=style))  # Text: what rows say is never markup
@@ -151,7 +125,7 @@ def show(
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser("python -m asdgan.board", description="Results, best first.")
+    parser = Parser("python -m asdgan.board", description="Results, best first.")
     add = parser.add_argument
     add(
         "place",
