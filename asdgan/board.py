@@ -8,7 +8,6 @@ not verify.
 
 import argparse
 import csv
-import difflib
 import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -20,14 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from asdgan import ledger, metrics, points, ranking
-from asdgan.errors import BadInput, Damaged
-from asdgan.files import read_json, write_whole
+from asdgan.files import write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
 from asdgan.terminal import Parser, answer, printable, sheet
 
-OUTPUTS = Path("outputs")
-PLAN = "plan.json"  # what makes a folder a sweep
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
 HEADINGS = {
     "machine_type": "machine type",
@@ -155,7 +151,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _board(chosen: argparse.Namespace) -> None:
-    folder, wanted = _place(chosen.place)
+    folder, wanted = points.place(chosen.place)
     # Failures first: a point that is mended meanwhile has a result, and is no failure.
     failures, refused = ledger.failures(folder)
     done = show(
@@ -182,41 +178,6 @@ def _results(folder: Path, refused: list[tuple[Path, str]]) -> Iterator[ledger.R
             yield found
         else:
             refused.append((path, found))
-
-
-def _place(name: str | None) -> tuple[Path, set[str] | None]:
-    """The folder to search, and the signatures of a sweep's plan; None for a plain folder.
-
-    A sweep of this name goes before a folder: `outputs/sweeps/NAME` is looked at after a plan
-    in the folder itself.
-    """
-    if name is None:
-        return OUTPUTS, None
-    sweeps = OUTPUTS / "sweeps"
-    for folder in (Path(name), sweeps / name):
-        if (folder / PLAN).is_file():
-            return folder.resolve().parent.parent / "runs", _planned(folder / PLAN)
-    if Path(name).is_dir():
-        return Path(name), None
-    known = sorted(path.parent.name for path in sweeps.glob(f"*/{PLAN}"))
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        raise BadInput(f"no sweep and no folder {name}; did you mean {near[0]!r}?")
-    there = f"sweeps below {sweeps}: {', '.join(known)}" if known else f"no sweep below {sweeps}"
-    raise BadInput(f"no sweep and no folder {name} ({there}); name the one that was written to")
-
-
-def _planned(path: Path) -> set[str]:
-    """The signatures of all points of a plan."""
-    try:
-        names = read_json(path).get("points")
-    except Damaged as error:
-        raise BadInput(f"{error}; plan the sweep again") from None
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and ledger.SIGNATURE.fullmatch(name) for name in names
-    ):
-        raise BadInput(f"{path} is not a plan: it does not say the signatures of its points")
-    return set(names)
 
 
 def _title(release: str, by: str, area: str) -> str:
