@@ -62,7 +62,13 @@ def judged(year: int, folder: Path, truth: Path | None = None, *, partial: bool 
     expected = {place: challenge.file_name(SCORES, year, place) for place in known}
     missing = [name for place, name in expected.items() if place not in files]
     extra = [path.name for place, path in files.items() if place not in known]
-    if missing and not (partial and len(missing) < len(expected)):
+    if len(missing) == len(expected):
+        raise BadInput(
+            f"{folder} has no scores for any section of the ground truth in {truth}: it wants "
+            f"{_names(missing)}, and there are {_names(extra)}; is it the truth of another year, "
+            "or of another set?"
+        )
+    if missing and not partial:
         beside = f" ({_names(extra)} there has no ground truth)" if extra else ""
         raise BadInput(
             f"{folder} lacks {len(missing)} of {len(expected)} score files for the ground truth "

@@ -114,12 +114,13 @@ def truth_of(path: Path, year: int, scored: Collection[Place]) -> dict[Place, Tr
         for folder, found in chosen.items():
             read |= _of_folder(folder, found, year, folders)
         return read
-    lists = sorted(found for folder in inside for found in folder.glob(LIST))
+    named = sorted(found for folder in inside for found in folder.glob(LIST))
+    lists = [one for one in named if not re.search("20[0-9]{2}", one.stem)]
+    lists = [one for one in named if str(year) in one.stem] or lists
     if lists:
-        of_year = [one for one in lists if str(year) in one.stem] or lists
-        if len(of_year) > 1:
-            raise BadInput(f"{path} holds {_some([*map(str, of_year)])}; name one of them")
-        return _of_list(of_year[0], year)
+        if len(lists) > 1:
+            raise BadInput(f"{path} holds {_some([*map(str, lists)])}; name one of them")
+        return _of_list(lists[0], year)
     names = [one.name for folder in folders for one in folder.glob(f"{TRUTH}_*.csv")]
     fits = other_year(names, TRUTH)
     hint = f"its names are those of {fits}; " if fits not in (None, min(year, 2022)) else ""
@@ -144,7 +145,9 @@ def truth_by_names(files: Mapping[Place, Path], year: int) -> dict[Place, Truth]
 
 
 def _role(folder: Path) -> str:
-    return next((role for role in ("domain", "attributes") if role in folder.name), "data")
+    """What the files of a folder say of clips: their label (data), domain or original name."""
+    match = re.search(r"(?:^|truth_)(domain|attributes)", folder.name)
+    return match[1] if match else "data"
 
 
 def _of_folder(
@@ -212,16 +215,18 @@ def _of_list(path: Path, year: int) -> dict[Place, Truth]:
             machine_type = row[0]
             continue
         said = said_by(row[1])
-        if said is None or not machine_type:
+        if said is None or (said.domain is None) != (year == 2020) or not machine_type:
             raise BadInput(
-                f"{path} line {line}: {','.join(row)[:80]!r} is no clip,original name below a "
-                "machine type"
+                f"{path} line {line}: {','.join(row)[:80]!r} is no clip,original name of {year} "
+                "below a machine type; name that year's list"
             )
         if len(row) > 2 and row[2] not in (str(int(said.anomalous)), f"{float(said.anomalous)}"):
             raise BadInput(f"{path} line {line}: label {row[2]} contradicts {row[1]}")
         domain = (said.domain or "") if year == 2021 else ""
         pairs.setdefault(Place(machine_type, said.section, domain), []).append((row[0], row[1]))
-    return {place: _named(path, clips, year, "check the year") for place, clips in pairs.items()}
+    types = list(dict.fromkeys(place.machine_type for place in pairs))
+    order = sorted(pairs, key=lambda place: (types.index(place.machine_type), place))
+    return {place: _named(path, pairs[place], year, "check the year") for place in order}
 
 
 def _named(path: Path, pairs: Sequence[tuple[str, str]], year: int, advice: str) -> Truth:

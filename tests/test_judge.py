@@ -287,6 +287,24 @@ def test_clips_may_be_spelt_as_the_organisers_spell_them_elsewhere(made, spell):
     assert judge.judged(2022, scores, truth) == plain
 
 
+@pytest.mark.parametrize("year", [2023, 2024, 2025])
+def test_clips_may_go_by_the_original_names_that_lie_beside_the_truth(made, year):
+    scores, truth, _ = made(year)
+    plain = judge.judged(year, scores, truth)
+    for path in (truth / "ground_truth_data").iterdir():
+        names = [row[0] for row in read(path)]
+        # Numbered the other way round, as the organisers' original names are in another order.
+        renamed = {
+            name: f"{name[:11]}source_test_normal_{99 - at:04d}_car_A1"
+            for at, name in enumerate(names)
+        }
+        write(truth / "ground_truth_attributes" / path.name, renamed.items())
+        for kind in (SCORES, DECISIONS):
+            said = scores / path.name.replace(TRUTH, kind)
+            write(said, [(f"{renamed[name]}.wav", value) for name, value in read(said)])
+    assert judge.judged(year, scores, truth) == plain
+
+
 def test_file_names_of_the_later_baselines_are_known_and_plain_ones_go_first(made):
     scores, truth, _ = made(2023)
     plain = judge.judged(2023, scores, truth)
@@ -360,6 +378,14 @@ def test_missing_files_are_named_together_and_may_be_left_out(made):
     report = judge.judged(2022, scores, truth, partial=True)
     assert list(report["machines"]) == ["ToyCar"]
     assert report["notes"] == [f"judged: 2 of 4 files; missing: {', '.join(gone)}"]
+
+
+def test_the_truth_of_another_set_is_told_from_missing_files(made):
+    scores, truth, _ = made(2022)
+    for path in scores.iterdir():
+        path.rename(path.with_name(path.name.replace("section_0", "section_1")))
+    with pytest.raises(ValueError, match=r"no scores for any section .* of another set\?"):
+        judge.judged(2022, scores, truth, partial=True)
 
 
 def test_two_truths_in_one_folder_are_told_apart_by_the_sections_that_have_scores(made):
@@ -505,7 +531,8 @@ def test_what_is_wrong_is_one_sentence_with_its_path(made, capsys, change, messa
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("fan,fan,fan", "is no clip,original name below a machine type"),
+        ("fan,fan,fan", "is no clip,original name of 2020 below a machine type"),
+        ("a.wav,section_00_source_test_normal_0000.wav", "name that year's list"),
         ("id_00_00000099.wav,normal_id_00_00000099.wav,1", "label 1 contradicts"),
         ("id_00_00000001.wav,normal_id_00_00000001.wav,0", "stands there more than once"),
     ],
