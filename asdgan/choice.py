@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asdgan import ledger, metrics, points
-from asdgan.errors import BadInput
+from asdgan.errors import BadInput, Damaged
 from asdgan.points import Gathered, Point, said
 
 VAL_LOSS = "val_loss"
@@ -53,7 +53,10 @@ class _Source:
     def results(self, refused: list[str] | None = None) -> Iterator[ledger.Result]:
         """One by one; what is none is added to `refused`."""
         if self.path.is_file():
-            yield ledger.read(self.path)
+            try:
+                yield ledger.read(self.path)
+            except Damaged as error:
+                raise BadInput(f"{error}; a result is an epochs_*.json") from None
             return
         for path, found in ledger.each(self.path):
             if isinstance(found, ledger.Result):
@@ -87,8 +90,7 @@ def chosen(
 
     Raises:
         BadInput: There is no such point, or there are several and nothing chooses, or what should
-            choose is not known.
-        Damaged: A result is not what was written.
+            choose is not known, or a file that was named is no result.
     """
     notes: list[str] = []
     path, wanted = Path(place), None

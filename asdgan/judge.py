@@ -186,7 +186,7 @@ def figure(value: Any) -> str:  # noqa: ANN401 - a number, a word or None
 
 
 def _print(report: Report) -> None:
-    console = sheet()
+    console = sheet(folded=False)  # half of a number in the next line is no number
     lines = [
         {"machine type": name, **line}
         for name, machine in report["machines"].items()

@@ -64,9 +64,10 @@ def printable(text: str) -> str:
     )
 
 
-def sheet() -> Console:
-    """Where tables of a command go, that another program may read."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+def sheet(*, folded: bool = True) -> Console:
+    """Where tables go that another program may read; a narrow terminal folds cells, or lines."""
+    fits = sys.stdout.isatty() and folded
+    return Console(highlight=False, width=None if fits else PIPE_WIDTH)
 
 
 def refusal(error: BadInput) -> int:
