@@ -68,7 +68,7 @@ class _Source:
         """The rows of these points, each once."""
         left = set(names)
         for result in self.results():
-            if not left.isdisjoint({**result.shared, **own}["signature"] for own in result.own):
+            if not left.isdisjoint(own["signature"] for own in result.own):  # never shared
                 for number, row in enumerate(result.rows):
                     if row["signature"] in left:
                         left.remove(row["signature"])
@@ -130,8 +130,10 @@ def chosen(
 
 def _choice(stored: Stored, among: int, choose: str | None) -> Choice:
     selection = str(stored.row["selection"].get("settings"))
-    if among > 1 and selection != "oracle":  # labels that chose once are not forgotten
-        selection = "label_free" if choose == VAL_LOSS else "oracle"
+    if among > 1 and choose != VAL_LOSS:
+        selection = "oracle"
+    elif among > 1 and selection == "named":  # labels that may have chosen are not forgotten
+        selection = "label_free"
     return Choice(stored, selection, choose if among > 1 else None, among)
 
 

@@ -227,12 +227,13 @@ def test_choosing_by_held_out_windows_is_label_free(tmp_path):
     assert point["selection"] == {"settings": "label_free", "checkpoint": "last"}
 
 
-def test_a_point_that_labels_chose_before_stays_oracle(tmp_path):
+@pytest.mark.parametrize("before", ["oracle", "published"])
+def test_labels_that_may_have_chosen_before_are_not_forgotten(tmp_path, before):
     for seed in (0, 1):
-        chosen = {"settings": "oracle", "checkpoint": "last"}
+        chosen = {"settings": before, "checkpoint": "last"}
         add(tmp_path, seed=seed, selection=chosen, **held_out(0.1))
     assert submit(tmp_path, "--choose", "val_loss") == 0
-    assert record_of(tmp_path)[0]["selection"]["settings"] == "oracle"
+    assert record_of(tmp_path)[0]["selection"]["settings"] == before
 
 
 def test_a_sweep_is_found_by_name_and_says_what_it_lacks(tmp_path, monkeypatch, capsys):
