@@ -1,10 +1,15 @@
-"""`asdgan run | board`: hands each word to its module."""
+"""`asdgan run | board | judge | submission`: hands each word to its module."""
 
 import sys
 from collections.abc import Callable
 from importlib import import_module
 
-WORDS = {"run": "train, score and judge a detector", "board": "list results, best first"}
+WORDS = {
+    "run": "train, score and judge a detector",
+    "board": "list results, best first",
+    "judge": "anybody's score files to the official numbers of their year",
+    "submission": "a result to the challenge's own CSV files",
+}
 
 
 def main() -> int:
@@ -13,7 +18,7 @@ def main() -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: asdgan WORD ...\n")
         for word, meaning in WORDS.items():
-            print(f"  {word:8} {meaning} (asdgan {word} --help)")
+            print(f"  {word:10} {meaning} (asdgan {word} --help)")
         return 0
     word, *rest = arguments
     if word not in WORDS:

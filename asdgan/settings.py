@@ -99,6 +99,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.compile": ("true, false or auto", lambda v: isinstance(v, bool) or v == "auto"),
     "trainer.threads": _COUNT,
     "trainer.progress": _FLAG,
+    "trainer.train_scores": _FLAG,
     "features.resample": _FLAG,
     "sweep.dry_run": _FLAG,
     "sweep.skip_invalid": _FLAG,
