@@ -51,9 +51,8 @@ def launcher(folder, *typed):
     from asdgan.sweep import drive
     from hydra_plugins.asdgan_sweep import LocalLauncher
 
-    made = LocalLauncher()
-    made.config = drive.expanded(line(folder, *typed)).parts[0].config
-    return made
+    drive.expanded(line(folder, *typed))
+    return LocalLauncher()
 
 
 def answer(folder, *typed, by=None):

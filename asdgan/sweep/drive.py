@@ -52,7 +52,8 @@ def answer(typed: Sequence[str], launcher: Launcher, hydras: Sequence[str] = ())
     grid = expanded(tuple(typed))
     try:
         with _room(grid, launcher) as (launch, slots, on_gpu):
-            return sweep(typed, launch, slots=slots, on_gpu=on_gpu)
+            begin = getattr(launcher, "begin", _later)
+            return sweep(typed, launch, slots=slots, on_gpu=on_gpu, begin=begin)
     except BadInput as error:
         return terminal.refusal(error)
     except (KeyboardInterrupt, SystemExit) as end:
@@ -94,7 +95,18 @@ def _room(grid: Grid, launcher: Launcher) -> Iterator[tuple[Launch, int, bool]]:
     yield launch, len(found), found[0].gpu is not None
 
 
-def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> int:
+def _later(folder: Path, jobs: int) -> None:
+    """Most launchers start nothing before they have jobs."""
+
+
+def sweep(
+    typed: Sequence[str],
+    launch: Launch,
+    *,
+    slots: int,
+    on_gpu: bool,
+    begin: Callable[[Path, int], None] = _later,
+) -> int:
     """Runs what is missing of a grid; gives the exit code.
 
     Args:
@@ -102,6 +114,7 @@ def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> 
         launch: Runs the jobs.
         slots: Jobs that it runs at once.
         on_gpu: Whether on GPUs.
+        begin: Told where and how many jobs there will be, before their models are tried.
 
     Raises:
         BadInput: Anything wrong with the grid or its data, before anything starts.
@@ -111,9 +124,12 @@ def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> 
     grid = expanded(tuple(typed))
     outputs = prepare.outputs_of(grid)
     if grid.settings.search is not None:
-        return _search(grid, outputs, launch, slots, on_gpu)
+        return _search(grid, outputs, launch, slots, on_gpu, begin)
     plan = prepare.planned(grid, outputs, slots, on_gpu)
     folder = outputs / "sweeps" / plan.name
+    if plan.jobs and not grid.settings.dry_run:
+        begin(folder, len(plan.jobs))
+    plan = prepare.buildable(plan, skip=grid.settings.skip_invalid)
     _say_plan(plan, time.monotonic() - began)
     if grid.settings.dry_run:
         if plan.jobs:
@@ -187,13 +203,20 @@ def _stored(jobs: Sequence[Job], path: Path, turn: int) -> Path:
     return plans.write(plan, path.parent / f"turn_{turn}")
 
 
-def _search(grid: Grid, outputs: Path, launch: Launch, slots: int, on_gpu: bool) -> int:
+def _search(
+    grid: Grid,
+    outputs: Path,
+    launch: Launch,
+    slots: int,
+    on_gpu: bool,
+    begin: Callable[[Path, int], None],
+) -> int:
     """Runs what is missing of a search; gives the exit code."""
 
     def run(jobs: Sequence[Job], path: Path) -> None:
         _run(jobs, path, outputs, launch)
 
-    search = rounds.Search(grid, outputs, run, slots, on_gpu)
+    search = rounds.Search(grid, outputs, run, slots, on_gpu, begin)
     terminal.console.print(str(search))
     if grid.settings.dry_run:
         terminal.console.print("nothing started: sweep.dry_run=true")

@@ -153,6 +153,12 @@ class Pool:
         if self._signals:
             raise KeyboardInterrupt
 
+    def warm(self, count: int) -> None:
+        """Starts processes for so many jobs that are still to come."""
+        for seat in [*self._seats][:count]:
+            if seat.state is State.EMPTY:
+                self._start(seat)
+
     def add(self, job: Job) -> None:
         """Has a job done too, before those that have not started; for the functions of `run`."""
         self._added.append(job)

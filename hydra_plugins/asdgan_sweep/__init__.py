@@ -6,6 +6,7 @@ Hydra imports this at every start, so nothing heavy is imported outside a method
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -72,16 +73,28 @@ class LocalLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keeps what the jobs need to know."""
-        self.config = config
+        """Needs nothing of it: jobs are told by their plan."""
+
+    @contextmanager
+    def opened(self, config: DictConfig) -> Iterator[tuple[int, bool]]:
+        """Has workers while it lasts; gives jobs at once, and whether they have GPUs."""
+        from asdgan.sweep import local
+
+        with local.Crew(config) as self._crew:
+            yield self._crew.room()
+
+    def begin(self, folder: Path, jobs: int) -> None:
+        """Starts workers for jobs of a sweep that is still being planned."""
+        self._crew.begin(folder, jobs)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Runs jobs of a plan; returns when all have ended, however they did."""
-        from asdgan.sweep import local
+        """Runs jobs of a plan while it is `opened`; returns when all have ended."""
+        from asdgan.sweep import local, plan
 
-        return local.launch(self.config, job_overrides)
+        self._crew.launch([plan.told(one) for one in job_overrides])
+        return [local.returned() for _ in job_overrides]
 
 
 class RayLauncher(Launcher):
