@@ -233,8 +233,7 @@ def fit(
     left = config.epochs - first_epoch
     # By the whole run's steps, so that one that goes on is compiled as it was.
     if config.trainer.compile is True or (
-        config.trainer.compile == "auto"
-        and data.steps_per_epoch * config.epochs >= COMPILED_FROM
+        config.trainer.compile == "auto" and data.steps_per_epoch * config.epochs >= COMPILED_FROM
     ):
         detector.compile_steps(config.batch)
     writing = None
@@ -393,6 +392,7 @@ def _read(
         scores={
             "clip": _text(clip.name for clip in clips),
             "section": _text(clip.section for clip in clips),
+            "domain": _text(clip.domain or "" for clip in clips),
             "label": _text(clip.label for clip in clips),
             **{f"score/{name}": values for name, values in arrays.items()},
         },

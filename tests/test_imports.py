@@ -14,6 +14,9 @@ LIGHT = [
     "asdgan",
     "asdgan.errors",
     "asdgan.files",
+    "asdgan.releases",
+    "asdgan.folders",
+    "asdgan.truth",
     "asdgan.clips",
     "asdgan.ledger",
     "asdgan.points",
@@ -24,7 +27,8 @@ LIGHT = [
     "asdgan.sweep.workers",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
-DATA = ["clips", "audio", "features", "windows", "demo", "data"]
+DATA = ["releases", "folders", "truth", "clips", "audio", "features", "windows", "demo"]
+DATA += ["download", "archives", "audit", "data"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},

@@ -23,7 +23,7 @@ REFUSED = [
     (["model=dcase_ae", "lambda_adv=3"], "lambda_adv=3: dcase_ae has no such setting"),
     (["features.hop=5000"], "hop=5000"),
     (["+speed=fast"], "speed: no such setting, nothing would read it"),
-    (["dataset=dcase2020"], "dataset.root is missing: set it with dataset.root="),
+    (["dataset=folder"], "dataset.root is missing: set it with dataset.root="),
     (["model._target_=os.system"], "model._target_=os.system: only asdgan.models"),
     (["batch=["], r"batch=\[: not a setting of the form key=value"),
     (["seed=1", "seed=2"], "seed is given twice"),
