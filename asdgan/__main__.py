@@ -1,10 +1,14 @@
-"""`asdgan run | board`: hands each word to its module."""
+"""`asdgan run | board | data`: hands each word to its module."""
 
 import sys
 from collections.abc import Callable
 from importlib import import_module
 
-WORDS = {"run": "train, score and judge a detector", "board": "list results, best first"}
+WORDS = {
+    "run": "train, score and judge a detector",
+    "board": "list results, best first",
+    "data": "fetch, verify and show releases",
+}
 
 
 def main() -> int:

@@ -113,6 +113,21 @@ def wav_length(path: Path, *, sample_rate: int, resample: bool, channel: int | N
     return _length_at(header.samples, header.rate, sample_rate)
 
 
+def wav_format(path: Path, *, channel: int | None = None) -> tuple[int, int]:
+    """Sample rate in Hz and length in samples of a wav file, from its header alone.
+
+    Args:
+        path: A wav file as for `read_wav`.
+        channel: As for `read_wav`.
+
+    Raises:
+        BadInput: As `wav_length`.
+    """
+    with _opened(path) as file:
+        header = _header(path, file, None, True, channel)
+    return header.rate, header.samples
+
+
 @functools.cache
 def import_torchaudio() -> ModuleType:
     """Torchaudio, usable also where its compiled part does not fit this torch.
@@ -166,7 +181,7 @@ def _require_regular(path: Path) -> None:
 
 
 def _header(
-    path: Path, file: BinaryIO, sample_rate: int, resample: bool, channel: int | None
+    path: Path, file: BinaryIO, sample_rate: int | None, resample: bool, channel: int | None
 ) -> _Header:
     """What the header promises, after everything that it alone can show has been checked."""
     size = os.fstat(file.fileno()).st_size  # bytes
@@ -186,6 +201,8 @@ def _header(
         raise BadInput(
             f"{path}: {samples / rate:.0f} s long, but at most {LONGEST} s are read; cut it"
         )
+    if sample_rate is None:
+        return _Header(codec, bits, channels, rate, samples)
     if rate != sample_rate and not resample:
         raise BadInput(
             f"{path}: sample rate {rate} Hz, but {sample_rate} Hz is expected; convert the file, "

@@ -18,6 +18,7 @@ LIGHT = [
     "asdgan.folders",
     "asdgan.truth",
     "asdgan.clips",
+    "asdgan.data",
     "asdgan.ledger",
     "asdgan.points",
     "asdgan.ranking",
@@ -28,7 +29,7 @@ LIGHT = [
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
 DATA = ["releases", "folders", "truth", "clips", "audio", "features", "windows", "demo"]
-DATA += ["download", "archives", "audit", "data"]
+DATA += ["download", "archives", "fetch", "audit"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
@@ -38,6 +39,7 @@ FORBIDDEN = {
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "job": {"models", "run", "board", "sweep"},
     "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    "data": {"models", "detector", "ledger", "run", "settings", "sweep"},  # a command
     **{
         room: {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"}
         for room in DATA
