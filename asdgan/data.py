@@ -9,7 +9,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -118,7 +118,8 @@ def _fetch(chosen: argparse.Namespace, root: Path) -> int:
 
 
 def _show(chosen: argparse.Namespace, root: Path) -> int:
-    counted = audit.counts(clip for table in _tables(chosen, root) for clip in table)
+    asked = _asked(chosen, root)
+    counted = audit.counts(clip for one in asked for clip in _table(chosen, root, *one))
     table = Table(title=f"{chosen.release} in {root}", title_justify="left")
     for heading in ("subset", "machine type", "section", "domain", "split", "label"):
         table.add_column(heading)
@@ -143,9 +144,13 @@ def _verify(chosen: argparse.Namespace, root: Path) -> int:
                 print(f"{kind}: {where}{sentence}")
 
     with bars(True) as bar:
-        for table in _tables(chosen, root):
-            first = table[0]
-            where = f"{first.subset} {first.machine_type}: "
+        for subset, machine_type in _asked(chosen, root):
+            where = f"{subset or 'all'} {machine_type}: "
+            try:
+                table = _table(chosen, root, subset, machine_type)
+            except BadInput as error:  # the other machine types are looked at all the same
+                say(where, audit.Report(wrong=[str(error)]))
+                continue
             say(where, audit.audit(table, bar(f"{where}clips", len(table)).advance))
             split = ", ".join(f"{count} {name}" for name, count in _split(table).items())
             print(f"{where}{len(table)} clips read ({split})")
@@ -171,41 +176,49 @@ def _split(table: Sequence[Clip]) -> dict[str, int]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def _tables(chosen: argparse.Namespace, root: Path) -> Iterator[tuple[Clip, ...]]:
-    """The clip table of each machine type that is there, in every subset or the one asked for.
+def _asked(chosen: argparse.Namespace, root: Path) -> list[tuple[str | None, str]]:
+    """Subset and machine type of all that is there, or of what was asked for.
 
     Raises:
-        BadInput: Nothing of the release is there, or a table cannot be made.
+        BadInput: Nothing of the release is there, or not what was asked for.
     """
     grammar = GRAMMARS[chosen.release]
     subsets: list[str | None] = list(grammar.homes) or [None]
     if chosen.subset is not None and (chosen.subset != "all" or "all" in subsets):
         subsets = [folders.subset_of(chosen.release, chosen.subset)]
-    there = {
-        subset: folders.types_in(root, grammar, subset or "")
-        for subset in subsets
-        if root.is_dir()
-    }
-    if not any(there.values()):  # the sentence of the first says what is missing
-        folders.machine_types(root, chosen.release, subsets[0])
+    there: dict[str | None, dict[str, Path]] = {}
     seen: set[Path] = set()
-    for subset, types in there.items():
-        if set(types.values()) <= seen:
-            continue  # the machine types themselves are the root: every subset finds the same
-        seen |= set(types.values())
-        for name in chosen.machine:
-            if not any(name in others for others in there.values()):
-                known = sorted({name for others in there.values() for name in others})
-                raise BadInput(f"{root} has no machine type {name!r}; it has {', '.join(known)}")
-        for machine_type in sorted(types):
-            if chosen.machine and machine_type not in chosen.machine:
-                continue
-            labelled = chosen.truth if subset == "eval" else None
-            # Training clips of both, for an evaluation set may come without its own; then only
-            # those of this subset are kept.
-            choice = Choice(subset=subset, truth=labelled, train="both")
-            table = clips.clip_table(root, chosen.release, machine_type, choice)
-            yield tuple(clip for clip in table if clip.subset == (subset or clip.subset))
+    for subset in subsets if root.is_dir() else ():
+        types = folders.types_in(root, grammar, subset or "")
+        if not set(types.values()) <= seen:  # the root itself would be every subset
+            there[subset] = types
+            seen |= set(types.values())
+    if not there:
+        folders.machine_types(
+            root, chosen.release, subsets[0]
+        )  # its sentence says what is missing
+    known = sorted({name for types in there.values() for name in types})
+    for name in chosen.machine:
+        if name not in known:
+            raise BadInput(f"{root} has no machine type {name!r}; it has {', '.join(known)}")
+    return [
+        (subset, name)
+        for subset, types in there.items()
+        for name in sorted(types)
+        if not chosen.machine or name in chosen.machine
+    ]
+
+
+def _table(
+    chosen: argparse.Namespace, root: Path, subset: str | None, machine_type: str
+) -> tuple[Clip, ...]:
+    """The clips of one machine type in one subset."""
+    # Training clips of both, for an evaluation set may come without its own; then only those of
+    # this subset are kept.
+    labelled = chosen.truth if subset == "eval" else None
+    choice = Choice(subset=subset, truth=labelled, train="both")
+    table = clips.clip_table(root, chosen.release, machine_type, choice)
+    return tuple(clip for clip in table if clip.subset == (subset or clip.subset))
 
 
 if __name__ == "__main__":

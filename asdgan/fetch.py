@@ -30,7 +30,8 @@ from asdgan.files import read_json, write_json
 ZENODO = "https://zenodo.org"
 BASE = "ASDGAN_ZENODO"  # the environment's name for another server with the same records
 RECORDS = Path(__file__).resolve().parent / "records.yaml"
-UNPACKS_TO = 1.5  # times its size, at most: what the published archives of recordings come to
+UNPACKS_TO = 1.5  # times its size, at most, where `records.yaml` does not say otherwise
+ABOUT = {"licence", "unpacks_to"}  # what stands beside a release's subsets there
 LITTER = {"__MACOSX", ".DS_Store", "Thumbs.db"}
 WHOLE = "whole.json"  # in a folder of unpacked files: all of them are there
 
@@ -96,7 +97,7 @@ def wanted(release: str, subset: str | None, machine_types: Sequence[str]) -> li
         raise BadInput(
             f"release {release} cannot be fetched; those that can are {', '.join(published)}"
         )
-    subsets = [name for name in published[release] if name != "licence"]
+    subsets = [name for name in published[release] if name not in ABOUT]
     asked = subsets if subset == "all" and "all" not in subsets else [subset or subsets[0]]
     if asked[0] not in subsets:
         raise BadInput(
@@ -395,7 +396,8 @@ def _space(release: str, missing: Sequence[Archive], root: Path, *, keep: bool) 
         BadInput: The disk is too small.
     """
     total = sum(one.size for one in missing)
-    unpacked = sum(int(UNPACKS_TO * one.size) for one in missing if one.machine_type)
+    times = _records()[release].get("unpacks_to", UNPACKS_TO)
+    unpacked = sum(int(times * one.size) for one in missing if one.machine_type)
     have = kept(root)
     packed = total if keep else max(one.size for one in missing)
     free = shutil.disk_usage(root).free

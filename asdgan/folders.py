@@ -185,11 +185,13 @@ def _nothing_found(root: Path, release: str, subset: str) -> str:
     if not (root.resolve().name in splits or has(root, splits)):
         above = []  # only from inside a machine type is the way up
     candidates = [f for f in (*above, *_below(root)) if types_in(f, grammar, subset)]
-    advice = (
-        f"did you mean {candidates[0]}?"
-        if candidates
-        else f"unpack the release to {wanted[0]}" + _fetching(root, release, subset)
-    )
+    others = [one for one in grammar.homes if types_in(root, grammar, one)]
+    if candidates:
+        advice = f"did you mean {candidates[0]}?"
+    else:
+        advice = f"unpack the release to {wanted[0]}" + _fetching(root, release, subset)
+        if others:
+            advice = f"there is subset {' and '.join(others)}; choose that, {advice}"
     return (
         f"no machine type of release {release} in {root}: wanted {' or '.join(wanted)}, "
         f"found {found}; {advice}"

@@ -715,6 +715,20 @@ def test_silence_copies_and_odd_lengths_are_noted(tmp_path):
     ]
 
 
+def test_verify_goes_on_with_the_other_machine_types(tmp_path, capsys):
+    plant(tmp_path, train_normal_0=wav(0), test_normal_1=wav(1), test_anomaly_2=wav(2))
+    odd = tmp_path / "dev_data" / "ToyCar" / "train" / "odd.wav"
+    odd.parent.mkdir(parents=True)
+    odd.write_bytes(wav())
+    assert data.main(["verify", "dcase2020", "--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("wrong: dev ToyCar: clip 'ToyCar/train/odd.wav' in")
+    assert said[1:] == [
+        "dev fan: 3 clips read (1 train, 1 test normal, 1 test anomaly)",
+        "1 wrong",
+    ]
+
+
 def test_verify_says_which_published_list_disagrees_where(shared, tmp_path, capsys):
     plant(tmp_path, train_normal_0=wav(0), test_normal_1=wav(1), test_anomaly_2=wav(2))
     lists = str(shared / "evaluator_cases" / "2022")

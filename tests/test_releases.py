@@ -185,6 +185,13 @@ def test_an_absent_subset_is_answered_with_the_command_that_fetches_it(tmp_path)
         machine_types(tmp_path / "gone", "dcase2021")
 
 
+def test_the_folder_of_another_subset_is_not_taken_for_the_one_asked_for(challenge):
+    sentence = r"there is subset eval; choose that, unpack the release to .*fetch dcase2022 --root"
+    with pytest.raises(BadInput, match=sentence):
+        machine_types(challenge / "eval_data", "dcase2022")
+    assert machine_types(challenge / "eval_data", "dcase2022", EVAL) == ("fan",)
+
+
 def test_labels_and_domains_come_from_the_lists_in_both_forms_of_names(challenge, tmp_path):
     place = lists(
         tmp_path / "truth",
