@@ -26,6 +26,9 @@ MOST_MEMBERS = 500_000  # the largest release has 48,000 in an archive
 LARGEST_RATIO = 10
 SMALL = 64 << 20  # bytes that an archive may unpack to, whatever its ratio
 PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+)  # fmt: skip
 DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -84,9 +87,11 @@ def _listed_zip(path: Path) -> tuple[Member, ...]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except (*UNREADABLE, OSError, ValueError) as error:
         raise BadInput(_no_archive(path, str(error))) from None
     for info in infos:
+        if not info.filename:
+            raise _refusal(path, info.orig_filename, "has no name")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if info.flag_bits & 1:
             raise _refusal(path, info.filename, "is encrypted")
@@ -183,17 +188,24 @@ def _unpack_member(
     target = folder / info.filename
     target.parent.mkdir(parents=True, exist_ok=True)
     size, crc = 0, 0
-    try:
-        with archive.open(info) as packed, target.open("xb") as file:
-            while piece := packed.read(CHUNK):
-                size, crc = size + len(piece), zlib.crc32(piece, crc)
-                file.write(piece)
-                on_bytes(len(piece))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _damaged(path, info.filename, str(error)) from None
+    with target.open("xb") as file:
+        for piece in _pieces(archive, info, path):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+            file.write(piece)
+            on_bytes(len(piece))
     if (size, crc) != (info.file_size, info.CRC):
         raise _damaged(path, info.filename, f"{size} bytes of {info.file_size}, CRC {crc:08x}")
     return Written(info.filename, size, crc)
+
+
+def _pieces(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Iterator[bytes]:
+    """The content of a member; what reading brings up is about the archive, not about our disk."""
+    try:
+        with archive.open(info) as packed:
+            while piece := packed.read(CHUNK):
+                yield piece
+    except (*UNREADABLE, OSError, ValueError) as error:
+        raise _damaged(path, info.filename, str(error)) from None
 
 
 def _refusal(path: Path, name: str, what: str) -> BadInput:
@@ -250,6 +262,8 @@ def _opened_7z(path: Path) -> Iterator[Any]:
             yield stack.enter_context(py7zr.SevenZipFile(source))
     except py7zr.exceptions.PasswordRequired:
         raise _encrypted(path) from None
+    except py7zr.exceptions.CrcError as error:
+        raise _damaged(path, str(error.args[-1]), "its CRC is another") from None
     except (py7zr.exceptions.ArchiveError, lzma.LZMAError, EOFError) as error:
         raise BadInput(_no_archive(path, str(error) or type(error).__name__)) from None
 

@@ -323,6 +323,23 @@ def test_a_member_that_is_longer_than_stated_is_found(tmp_path):
         archives.unpack(tmp_path / "a.zip", tmp_path / "out", lambda count: None)
 
 
+def test_no_mutated_archive_brings_anything_but_a_refusal(tmp_path):
+    body = packed([("fan/", b""), ("fan/train/a.wav", BODY[:3000]), ("fan/é.wav", b"a" * 500)])
+    generator = np.random.default_rng(0)
+    refused = 0
+    for number in range(300):
+        wrong = np.frombuffer(body, np.uint8).copy()
+        wrong[generator.integers(len(wrong), size=3)] = generator.integers(256, size=3)
+        (tmp_path / "a.zip").write_bytes(wrong.tobytes())
+        try:
+            archives.unpack(tmp_path / "a.zip", tmp_path / str(number), lambda count: None)
+        except BadInput as error:
+            assert str(error).startswith(f"archive {tmp_path}")
+            refused += 1
+    assert refused > 150
+    assert {path.name for path in tmp_path.iterdir()} <= {"a.zip", *map(str, range(300))}
+
+
 def test_a_good_archive_is_written_as_it_was_packed(tmp_path):
     (tmp_path / "a.zip").write_bytes(packed([("fan/", b""), ("fan/train/a.wav", BODY)]))
     counts = []
