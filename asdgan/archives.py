@@ -7,7 +7,11 @@ states of it. Python's own extractor would rename what climbs out, follow the se
 names, and write a bomb until the disk is full.
 """
 
+import bisect
+import io
+import itertools
 import lzma
+import os
 import re
 import stat
 import unicodedata
@@ -240,12 +244,63 @@ def _is_7z(path: Path) -> bool:
     return ".7z" in path.suffixes[-2:]
 
 
+def _parts(path: Path) -> list[Path]:
+    """The files of a 7z, in order: those that are numbered on from the first without a gap."""
+    if path.suffix != ".001":
+        return [path]
+    found = []
+    while (part := path.with_suffix(f".{len(found) + 1:03}")).is_file():
+        found.append(part)
+    return found
+
+
+class _Joined(io.RawIOBase):
+    """Files read as the one that they were cut from.
+
+    multivolumefile, which comes with py7zr, takes everything that begins with the name for a part,
+    the folder that is unpacked to included.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [path.open("rb") for path in paths]
+        sizes = [path.stat().st_size for path in paths]
+        self._starts = [0, *itertools.accumulate(sizes)]
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._starts[-1]}
+        if origin[whence] + offset < 0:
+            raise ValueError(f"no place {origin[whence] + offset}")
+        self._at = origin[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - anything with a buffer
+        if self._at >= self._starts[-1]:
+            return 0
+        number = bisect.bisect_right(self._starts, self._at) - 1
+        file = self._files[number]
+        file.seek(self._at - self._starts[number])
+        count = file.readinto(buffer)
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+        super().close()
+
+
 @contextmanager
 def _opened_7z(path: Path) -> Iterator[Any]:
     """A py7zr archive; what it cannot read is a sentence."""
     try:
-        import multivolumefile  # pyright: ignore - an extra
-        import py7zr  # pyright: ignore - an extra
+        import py7zr.exceptions  # pyright: ignore - an extra
     except ImportError:
         raise BadInput(
             f"archive {path} is a 7z, which needs a package that is not installed; "
@@ -253,12 +308,7 @@ def _opened_7z(path: Path) -> Iterator[Any]:
         ) from None
     try:
         with ExitStack() as stack:
-            source: Any = path
-            if path.suffix == ".001":
-                volume = multivolumefile.MultiVolume(
-                    path.with_suffix(""), mode="rb", ext_digits=3, ext_start=1
-                )
-                source = stack.enter_context(volume)
+            source = stack.enter_context(io.BufferedReader(_Joined(_parts(path)), CHUNK))
             yield stack.enter_context(py7zr.SevenZipFile(source))
     except py7zr.exceptions.PasswordRequired:
         raise _encrypted(path) from None
@@ -280,7 +330,7 @@ def _listed_7z(path: Path) -> tuple[Member, ...]:
     for info in infos:
         if info.is_symlink or not (info.is_file or info.is_directory):
             raise _refusal(path, info.filename, "is a link or no plain file")
-    packed = sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}*"))
+    packed = sum(part.stat().st_size for part in _parts(path))
     named = [(info.filename, info.is_directory, info.uncompressed or 0) for info in infos]
     return _checked(path, named, packed)
 

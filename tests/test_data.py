@@ -219,6 +219,17 @@ def test_only_https_is_spoken_beyond_this_machine(tmp_path, url):
         )
 
 
+def test_a_redirect_away_from_https_is_refused(tmp_path, monkeypatch):
+    class Answer:
+        url, history = "http://127.0.0.1/f", ()
+        close = staticmethod(lambda: None)
+
+    monkeypatch.setattr(download.requests, "get", lambda *_, **__: Answer)
+    there = Remote(url="https://example.org/f", name="f", md5=None, size=None)
+    with pytest.raises(BadInput, match=r"leads to http://127\.0\.0\.1/f, which is not HTTPS"):
+        download.fetch(there, tmp_path, lambda count: None, QUICK)
+
+
 def test_a_file_that_was_brought_by_hand_is_verified_too(server, tmp_path):
     (tmp_path / "f.zip").write_bytes(b"something else")
     with pytest.raises(BadInput, match=r"f\.zip has 14 of the 700000 bytes .*; remove it"):
@@ -326,7 +337,7 @@ def test_a_member_that_is_longer_than_stated_is_found(tmp_path):
 def test_no_mutated_archive_brings_anything_but_a_refusal(tmp_path):
     body = packed([("fan/", b""), ("fan/train/a.wav", BODY[:3000]), ("fan/é.wav", b"a" * 500)])
     generator = np.random.default_rng(0)
-    refused = 0
+    said = []
     for number in range(300):
         wrong = np.frombuffer(body, np.uint8).copy()
         wrong[generator.integers(len(wrong), size=3)] = generator.integers(256, size=3)
@@ -334,9 +345,9 @@ def test_no_mutated_archive_brings_anything_but_a_refusal(tmp_path):
         try:
             archives.unpack(tmp_path / "a.zip", tmp_path / str(number), lambda count: None)
         except BadInput as error:
-            assert str(error).startswith(f"archive {tmp_path}")
-            refused += 1
-    assert refused > 150
+            said.append(str(error))
+    assert len(said) > 150
+    assert all(sentence.startswith(f"archive {tmp_path}") for sentence in said)
     assert {path.name for path in tmp_path.iterdir()} <= {"a.zip", *map(str, range(300))}
 
 
@@ -501,18 +512,55 @@ def test_the_md5_of_the_first_time_is_pinned(zenodo, tmp_path, capsys):
     assert not (tmp_path / "dev_data").exists()
 
 
-def test_a_record_that_contradicts_what_was_published_is_refused(zenodo, tmp_path, capsys):
-    records = tmp_path / "records.yaml"
-    records.write_text(
-        "dcase2022: {licence: none, dev: [{record: 6355122, unpack: dev_data, archives: "
-        '[{name: dev_fan.zip, machine_type: fan, md5: "00"}]}]}'
-    )
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Puts another list of records in the place of ours."""
+
+    def put(content):
+        (tmp_path / "records.yaml").write_text(json.dumps(content))  # JSON is YAML
+        monkeypatch.setattr(fetch, "RECORDS", tmp_path / "records.yaml")
+        fetch._records.cache_clear()
+
+    yield put
     fetch._records.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetch, "RECORDS", records)
-        assert fetching(zenodo, tmp_path / "root") == 2
-    fetch._records.cache_clear()
+
+
+def test_a_record_that_contradicts_what_was_published_is_refused(
+    zenodo, published, tmp_path, capsys
+):
+    archive = {"name": DEV[1], "machine_type": "fan", "md5": "00"}
+    record = {"record": DEV[0], "unpack": "dev_data", "archives": [archive]}
+    published({"dcase2022": {"licence": "none", "dev": [record]}})
+    assert fetching(zenodo, tmp_path / "root") == 2
     assert "but 00 was published; the record has changed" in capsys.readouterr().err
+
+
+def test_an_archive_in_parts_beside_a_plain_file_is_fetched_whole(
+    zenodo, published, tmp_path, capsys
+):
+    place = "ToyCar/case1"
+    names = [f"{place}/NormalSound_IND/1_ToyCar_case1_normal_IND_ch1_{n:04}.wav" for n in (1, 2)]
+    names.append(f"{place}/AnomalousSound_IND/1_ToyCar_case1_ab01_IND_ch1_0001.wav")
+    first = seven(tmp_path / "7z", [(name, wav(seed)) for seed, name in enumerate(names)])
+    files = {path.name: path.read_bytes() for path in sorted(first.parent.iterdir())}
+    files["LICENSE.pdf"] = b"%PDF"
+    stated = [{"name": name, "md5": md5(body), "size": len(body)} for name, body in files.items()]
+    for name, body in files.items():
+        zenodo.files[f"/records/1/files/{name}"] = body
+    *parts, plain = stated
+    archive = {"name": "ToyCar.7z", "machine_type": "ToyCar", "parts": parts}
+    record = {"record": 1, "unpack": ".", "archives": [archive], "files": [plain]}
+    published({"toyadmos": {"licence": "its own", "unpacks_to": 2.6, "all": [record]}})
+    command = ["fetch", "toyadmos", "--root", str(tmp_path / "toy"), "--base", zenodo.base]
+    assert data.main(command) == 0
+    assert [path for path, _ in zenodo.asked] == [
+        f"/records/1/files/{name}?download=1" for name in files
+    ]
+    table = clip_table(tmp_path / "toy", "toyadmos", "ToyCar")
+    assert [clip.split for clip in table] == ["test", "test", "train"]
+    assert (tmp_path / "toy" / "LICENSE.pdf").is_file()
+    assert data.main(command) == 0
+    assert "all 2 archives are there already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
