@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,22 @@ def unpack(path: Path, folder: Path, on_bytes: Callable[[int], None]) -> tuple[W
             if not info.is_dir():
                 written.append(_unpack_member(archive, info, path, folder, on_bytes))
     return tuple(written)
+
+
+def require_reader(name: str) -> None:
+    """Refuses an archive that nothing installed can open, by its name alone.
+
+    Raises:
+        BadInput: It is a 7z, and py7zr is not installed.
+    """
+    if _is_7z(Path(name)):
+        try:
+            import_module("py7zr")
+        except ImportError:
+            raise BadInput(
+                f"archive {name} is a 7z, which needs a package that is not installed; "
+                "pip install 'asdgan[toyadmos]'"
+            ) from None
 
 
 def _listed_zip(path: Path) -> tuple[Member, ...]:
@@ -299,13 +316,9 @@ class _Joined(io.RawIOBase):
 @contextmanager
 def _opened_7z(path: Path) -> Iterator[Any]:
     """A py7zr archive; what it cannot read is a sentence."""
-    try:
-        import py7zr.exceptions  # pyright: ignore - an extra
-    except ImportError:
-        raise BadInput(
-            f"archive {path} is a 7z, which needs a package that is not installed; "
-            "pip install 'asdgan[toyadmos]', or unpack it with 7z x"
-        ) from None
+    require_reader(path.name)
+    import py7zr.exceptions  # pyright: ignore - an extra
+
     try:
         with ExitStack() as stack:
             source = stack.enter_context(io.BufferedReader(_Joined(_parts(path)), CHUNK))

@@ -172,6 +172,7 @@ def fetch(
         say(f"{release}: all {len(asked)} archives are there already, in {root}")
         return
     for one in missing:
+        archives.require_reader(one.name)
         _require_room(one, root)
     store.mkdir(parents=True, exist_ok=True)
     with _alone(store):

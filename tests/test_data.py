@@ -598,6 +598,14 @@ def test_nothing_of_a_hostile_archive_becomes_visible(zenodo, tmp_path, capsys, 
     assert not list(tmp_path.rglob("evil*"))
 
 
+def test_a_7z_that_nothing_can_open_is_not_downloaded(zenodo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    command = ["fetch", "toyadmos", "--machine", "ToyCar", "--base", zenodo.base]
+    assert data.main([*command, "--root", str(tmp_path)]) == 2
+    assert "pip install 'asdgan[toyadmos]'" in capsys.readouterr().err
+    assert zenodo.asked == []
+
+
 def test_a_small_disk_is_refused_before_anything_is_fetched(zenodo, tmp_path, capsys, monkeypatch):
     usage = fetch.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage._replace(free=1000))
