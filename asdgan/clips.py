@@ -1,6 +1,6 @@
 """The clip table of a dataset: which wavs it holds, and what is known of each.
 
-What names say is read by `releases`, what the organisers' lists say by `truth`; here both become
+What names say is read by `releases`, what the organisers' lists say by `labels`; here both become
 `Clip`s. Whatever neither can say is refused, with the path and the form that was expected, because
 a clip with a guessed label or section would only show as a slightly wrong number.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from asdgan import folders, truth
+from asdgan import folders, labels
 from asdgan.errors import BadInput, Damaged
 from asdgan.files import canonical, read_json, sha256_of, write_json
 from asdgan.releases import GRAMMARS, Grammar
@@ -224,10 +224,10 @@ def _told(clips: Sequence[Clip], place: Path, grammar: Grammar) -> list[Clip]:
     """The clips with what the organisers' lists say of those for testing."""
     machine_type = clips[0].machine_type
     wrongly = machine_type in grammar.renamed_wrongly
-    said = truth.labels(place, machine_type, only_evaluators=wrongly)
+    said = labels.of_type(place, machine_type, only_evaluators=wrongly)
     told, without = [], []
     for clip in clips:
-        says = said.get(truth.key(clip.path.name)) if clip.split == "test" else None
+        says = said.get(labels.key(clip.path.name)) if clip.split == "test" else None
         if clip.split == "test" and clip.label == "unknown" and not (says and says.label):
             without.append(clip.name)
         if says is None:
@@ -249,7 +249,7 @@ def _told(clips: Sequence[Clip], place: Path, grammar: Grammar) -> list[Clip]:
             "first; is it the list of this release and subset?"
         )
     sections = {clip.section for clip in clips if clip.split == "test"}
-    there = {truth.key(clip.path.name) for clip in clips if clip.split == "test"}
+    there = {labels.key(clip.path.name) for clip in clips if clip.split == "test"}
     lost = [name for name in said.keys() - there if _section_of(name) in sections]
     if lost:
         LOGGER.warning(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from asdgan import audit, clips, fetch, folders, truth
+from asdgan import audit, clips, fetch, folders, labels
 from asdgan.clips import Choice, Clip
 from asdgan.download import Patience
 from asdgan.errors import BadInput
@@ -160,8 +160,8 @@ def _verify(chosen: argparse.Namespace, root: Path) -> int:
     if manifests:
         print(f"{len(manifests)} archives held against what was fetched")
     if chosen.truth is not None:
-        found = truth.lists(chosen.truth)
-        for sentence in truth.disagreements(found):
+        found = labels.lists(chosen.truth)
+        for sentence in labels.disagreements(found):
             print(f"note: {sentence}")
         print(f"{len(found)} label lists held against each other")
     print(f"{wrong} wrong" if wrong else "nothing wrong")

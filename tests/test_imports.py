@@ -16,7 +16,7 @@ LIGHT = [
     "asdgan.files",
     "asdgan.releases",
     "asdgan.folders",
-    "asdgan.truth",
+    "asdgan.labels",
     "asdgan.clips",
     "asdgan.data",
     "asdgan.ledger",
@@ -28,7 +28,7 @@ LIGHT = [
     "asdgan.sweep.workers",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
-DATA = ["releases", "folders", "truth", "clips", "audio", "features", "windows", "demo"]
+DATA = ["releases", "folders", "labels", "clips", "audio", "features", "windows", "demo"]
 DATA += ["download", "archives", "fetch", "audit"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {

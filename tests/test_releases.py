@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from asdgan import truth
+from asdgan import labels
 from asdgan.clips import Choice, clip_table, fingerprint, machine_types
 from asdgan.errors import BadInput
 from asdgan.releases import GRAMMARS
@@ -313,8 +313,8 @@ def test_toyadmos_takes_one_microphone_and_passes_over_what_is_no_clip(tmp_path)
 
 
 def test_the_lists_of_2022_differ_where_they_are_known_to(shared):
-    found = truth.lists(shared / "evaluator_cases" / "2022")
-    assert truth.disagreements(found) == [
+    found = labels.lists(shared / "evaluator_cases" / "2022")
+    assert labels.disagreements(found) == [
         f"{name}: eval_data_list_2022.csv differs from {other} of {count} of 600 clips"
         for other, counts in (
             ("ground_truth_data in the label", (296, 312)),
@@ -326,14 +326,14 @@ def test_the_lists_of_2022_differ_where_they_are_known_to(shared):
 
 @pytest.mark.parametrize("year", ["2021", "2023", "2024"])
 def test_the_lists_of_the_other_years_agree(shared, year):
-    assert truth.disagreements(truth.lists(shared / "evaluator_cases" / year)) == []
+    assert labels.disagreements(labels.lists(shared / "evaluator_cases" / year)) == []
 
 
 def test_the_wrong_list_of_2022_is_refused_for_toys_and_taken_for_the_others(shared):
     place = shared / "evaluator_cases" / "2022" / "eval_data_list_2022.csv"
-    assert len(truth.labels(place, "fan", only_evaluators=False)) == 600
+    assert len(labels.of_type(place, "fan", only_evaluators=False)) == 600
     with pytest.raises(BadInput, match="known to be wrong for ToyCar"):
-        truth.labels(place, "ToyCar", only_evaluators=True)
+        labels.of_type(place, "ToyCar", only_evaluators=True)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_every_evaluation_clip_of_the_organisers_parses_and_gets_its_label(
     shared, tmp_path, year, place
 ):
     place = shared / "evaluator_cases" / year / place
-    found = truth.lists(place)
+    found = labels.lists(place)
     listing = next((one for one in found if one.path.name == "ground_truth_data"), found[0])
     for machine_type, said in listing.says.items():
         for name in said:

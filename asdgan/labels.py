@@ -1,4 +1,4 @@
-"""The organisers' lists of evaluation labels: read, chosen between, and held against each other.
+"""Labels of evaluation clips from the organisers' lists, which are held against each other too.
 
 A list comes in one of these forms, none with a heading:
 
@@ -95,7 +95,7 @@ def lists(place: Path) -> tuple[Listing, ...]:
     return tuple(sorted(found, key=lambda one: (order.index(one.kind), str(one.path))))
 
 
-def labels(place: Path, machine_type: str, *, only_evaluators: bool) -> dict[str, Said]:
+def of_type(place: Path, machine_type: str, *, only_evaluators: bool) -> dict[str, Said]:
     """What is said of the clips of a machine type, by `key`; sections may lie in several folders.
 
     Args:
