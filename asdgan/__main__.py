@@ -1,4 +1,4 @@
-"""`asdgan run | board | data`: hands each word to its module."""
+"""`asdgan run | board | data | judge | submission`: hands each word to its module."""
 
 import sys
 from collections.abc import Callable
@@ -8,6 +8,8 @@ WORDS = {
     "run": "train, score and judge a detector",
     "board": "list results, best first",
     "data": "fetch, verify and show releases",
+    "judge": "anybody's score files to the official numbers of their year",
+    "submission": "a result to the challenge's own CSV files",
 }
 
 
@@ -17,7 +19,7 @@ def main() -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: asdgan WORD ...\n")
         for word, meaning in WORDS.items():
-            print(f"  {word:8} {meaning} (asdgan {word} --help)")
+            print(f"  {word:10} {meaning} (asdgan {word} --help)")
         return 0
     word, *rest = arguments
     if word not in WORDS:

@@ -8,27 +8,22 @@ not verify.
 
 import argparse
 import csv
-import difflib
 import io
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from asdgan import ledger, metrics, points, ranking
-from asdgan.errors import BadInput, Damaged
-from asdgan.files import read_json, write_whole
+from asdgan.files import write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
-from asdgan.terminal import hung_up
+from asdgan.terminal import Parser, answer, printable, sheet
 
-OUTPUTS = Path("outputs")
-PLAN = "plan.json"  # what makes a folder a sweep
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
 HEADINGS = {
     "machine_type": "machine type",
@@ -48,34 +43,11 @@ MEANING = {
     "best": ": best settings per machine type by {}; oracle: test labels chose among several",
 }
 REASONS = 8  # kinds of failure that are printed
-PIPE_WIDTH = 250  # columns where the output is no terminal: nothing is folded that grep may want
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Refuses in one sentence, as every other mistake is."""
-        raise BadInput(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the board; gives the exit code, 2 for what the user can mend."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may not fit the terminal
-    try:
-        _board(_arguments(argv))
-    except BrokenPipeError:
-        return hung_up()
-    except (BadInput, OSError) as error:
-        print(f"asdgan.board: {printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def printable(text: str) -> str:
-    """The text on one line, control and direction characters as escapes."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
+    return answer("asdgan.board", lambda: _board(_arguments(argv)))
 
 
 def show(
@@ -111,9 +83,7 @@ def show(
         BadInput: A condition is no KEY=VALUE, or no result knows its key.
         OSError: A file cannot be written.
     """
-    console = console or Console(
-        highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
-    )
+    console = console or sheet()
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable(text), style=style))  # Text: what rows say is never markup
@@ -151,7 +121,7 @@ def show(
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser("python -m asdgan.board", description="Results, best first.")
+    parser = Parser("python -m asdgan.board", description="Results, best first.")
     add = parser.add_argument
     add(
         "place",
@@ -181,7 +151,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _board(chosen: argparse.Namespace) -> None:
-    folder, wanted = _place(chosen.place)
+    folder, wanted = points.place(chosen.place)
     # Failures first: a point that is mended meanwhile has a result, and is no failure.
     failures, refused = ledger.failures(folder)
     done = show(
@@ -208,41 +178,6 @@ def _results(folder: Path, refused: list[tuple[Path, str]]) -> Iterator[ledger.R
             yield found
         else:
             refused.append((path, found))
-
-
-def _place(name: str | None) -> tuple[Path, set[str] | None]:
-    """The folder to search, and the signatures of a sweep's plan; None for a plain folder.
-
-    A sweep of this name goes before a folder: `outputs/sweeps/NAME` is looked at after a plan
-    in the folder itself.
-    """
-    if name is None:
-        return OUTPUTS, None
-    sweeps = OUTPUTS / "sweeps"
-    for folder in (Path(name), sweeps / name):
-        if (folder / PLAN).is_file():
-            return folder.resolve().parent.parent / "runs", _planned(folder / PLAN)
-    if Path(name).is_dir():
-        return Path(name), None
-    known = sorted(path.parent.name for path in sweeps.glob(f"*/{PLAN}"))
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        raise BadInput(f"no sweep and no folder {name}; did you mean {near[0]!r}?")
-    there = f"sweeps below {sweeps}: {', '.join(known)}" if known else f"no sweep below {sweeps}"
-    raise BadInput(f"no sweep and no folder {name} ({there}); name the one that was written to")
-
-
-def _planned(path: Path) -> set[str]:
-    """The signatures of all points of a plan."""
-    try:
-        names = read_json(path).get("points")
-    except Damaged as error:
-        raise BadInput(f"{error}; plan the sweep again") from None
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and ledger.SIGNATURE.fullmatch(name) for name in names
-    ):
-        raise BadInput(f"{path} is not a plan: it does not say the signatures of its points")
-    return set(names)
 
 
 def _title(release: str, by: str, area: str) -> str:

@@ -6,14 +6,10 @@ for something found wrong with the data, 2 for what the user can mend, 130 for C
 """
 
 import argparse
-import io
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,50 +18,40 @@ from asdgan.clips import Choice, Clip
 from asdgan.download import Patience
 from asdgan.errors import BadInput
 from asdgan.releases import GRAMMARS
-from asdgan.terminal import bars, console, hung_up, refusal
+from asdgan.terminal import Parser, answer, bars, console, printable, sheet
 
 DATA = "ASDGAN_DATA"  # the environment's name for the folder of all releases; `conf/dataset` too
-PIPE_WIDTH = 160  # columns where the output is no terminal
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Refuses in one sentence, as every other mistake is."""
-        raise BadInput(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fetches, verifies or shows a release; gives the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may not fit the terminal
-    root = None
-    try:
+    place: list[Path] = []
+    found: list[int] = []
+
+    def work() -> None:
         chosen = _arguments(argv)
         if chosen.release not in GRAMMARS:
             known = ", ".join(sorted(GRAMMARS))
             near = folders.nearest(chosen.release, GRAMMARS)
             raise BadInput(f"no release {chosen.release!r}; known: {known}{near}")
         root = chosen.root or Path(os.environ.get(DATA) or "data") / chosen.release
-        words: dict[str, Callable[[argparse.Namespace, Path], int]]
+        place.append(root)
         words = {"fetch": _fetch, "verify": _verify, "show": _show}
-        return words[chosen.word](chosen, root)
-    except BrokenPipeError:
-        return hung_up()
-    except BadInput as error:
-        return refusal(error)
-    except OSError as error:
-        return refusal(BadInput(str(error)))
+        found.append(words[chosen.word](chosen, root))
+
+    try:
+        return answer("asdgan.data", work) or found[0]
     except KeyboardInterrupt:
-        there = fetch.kept(root) if root is not None else 0
-        kept = f"; {fetch.gigabytes(there)} stay in {root}/archives" if there else ""
+        there = fetch.kept(place[0]) if place else 0
+        kept = f"; {fetch.gigabytes(there)} stay in {place[0]}/archives" if there else ""
         print(f"stopped{kept}; the same command goes on from there")
         return 130
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser("python -m asdgan.data", description="Releases: fetch, verify, show.")
+    parser = Parser("python -m asdgan.data", description="Releases: fetch, verify, show.")
     words = parser.add_subparsers(dest="word", required=True, metavar="fetch | verify | show")
-    shared = _Parser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument("release", help="dcase2020 ... dcase2025, mimii, toyadmos, folder")
     shared.add_argument(
         "--root", type=Path, help=f"the data root (default: ${DATA} or data, and the release)"
@@ -128,8 +114,7 @@ def _show(chosen: argparse.Namespace, root: Path) -> int:
         table.add_row(*map(escape, group), str(count))
     table.add_section()
     table.add_row("all", *[""] * 5, str(sum(counted.values())))
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    Console(highlight=False, width=width).print(table)
+    sheet().print(table)
     return 0
 
 
@@ -141,7 +126,7 @@ def _verify(chosen: argparse.Namespace, root: Path) -> int:
         wrong += len(report.wrong)
         for kind, sentences in (("wrong", report.wrong), ("note", report.noted)):
             for sentence in sentences:
-                print(f"{kind}: {where}{sentence}")
+                print(printable(f"{kind}: {where}{sentence}"))
 
     with bars(True) as bar:
         for subset, machine_type in _asked(chosen, root):

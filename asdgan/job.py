@@ -395,11 +395,29 @@ def _read(
             "domain": _text(clip.domain or "" for clip in clips),
             "label": _text(clip.label for clip in clips),
             **{f"score/{name}": values for name, values in arrays.items()},
+            **_training_scores(stack.config, detector, material.train, chosen),
         },
         weights=save(weights) if weights else None,
         config=OmegaConf.to_yaml(stack.as_config(), resolve=True),
     )
     return [Kept(row=row, path=path) for row in rows]
+
+
+def _training_scores(
+    config: DictConfig,
+    detector: "Detector",
+    train: "Windows",
+    lanes: Any,  # noqa: ANN401 - a tensor of numbers
+) -> dict[str, Any]:
+    """What the training clips score by the primary component: thresholds are fitted to these."""
+    if not config.trainer.train_scores:
+        return {}
+    scores = detector.score_clips(train)[detector.primary]
+    return {
+        "train_section": _text(train.sections),
+        "train_domain": _text(domain or "" for domain in train.domains),
+        f"train_score/{detector.primary}": scores.reshape(-1, scores.shape[-1])[lanes].numpy(),
+    }
 
 
 def _weights(detector: "Detector", lane: int) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ a resumed run the same as an uninterrupted one.
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from asdgan.errors import BadInput
 NORM_MOMENTUM = 0.01  # share of a new batch in the running statistics (Keras says 0.99 of the old)
 NORM_EPS = 1e-3  # Keras' default, which the DCASE baseline and its PyTorch port use
 INITS = ("glorot_uniform", "normal")
+REGISTER = 16  # float32 numbers in the widest vector register of a CPU
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's Adam names them
 
 T = TypeVar("T")
@@ -333,6 +334,10 @@ class LaneAdam(torch.optim.Adam):
     Each distinct (lr, beta1) is one parameter group, whose members are slices of the parameters
     along the lane axis: views, so that a step moves the model itself. `descend` is the only way
     to step.
+
+    On a CPU the fused step rounds what fills no vector register otherwise than the rest, so that
+    a bias' bits would depend on how many lanes there are. Slices of odd sizes take their steps
+    together, as one that fills its registers.
     """
 
     def __init__(
@@ -357,6 +362,15 @@ class LaneAdam(torch.optim.Adam):
             self._slices.append(slices)
             for cut, leaf in zip(self._cuts, slices, strict=True):
                 groups.setdefault(rates[cut.start if cut else 0], []).append(leaf)
+        self._packs: list[_Pack] = []
+        for key, leaves in groups.items():
+            odd = [leaf for leaf in leaves if leaf.numel() % REGISTER]
+            if odd:
+                self._packs.append(_Pack(odd))
+                even = [leaf for leaf in leaves if not leaf.numel() % REGISTER]
+                groups[key] = [*even, self._packs[-1].values]
+        # Where a slice's moments are: in its own state, or in a part of its pack's.
+        self._parts = {id(leaf): part for pack in self._packs for leaf, part in pack.parts()}
         super().__init__(
             [
                 {"params": leaves, "lr": lr, "betas": (beta1, beta2)}
@@ -373,7 +387,11 @@ class LaneAdam(torch.optim.Adam):
             gradient = gradient.contiguous()
             for cut, leaf in zip(self._cuts, slices, strict=True):
                 leaf.grad = gradient if cut is None else gradient[cut]
+        for pack in self._packs:
+            pack.take()
         self.step()
+        for pack in self._packs:
+            pack.give()
 
     def lane_state(self) -> dict[str, Tensor]:
         """Both moments of every parameter, and the steps taken; empty before the first step.
@@ -387,10 +405,10 @@ class LaneAdam(torch.optim.Adam):
         """
         if not self.state:
             return {}
-        state = {"step": self.state[self._slices[0][0]]["step"]}
+        state = {"step": next(iter(self.state.values()))["step"]}
         for i, slices in enumerate(self._slices):
             for moment in MOMENTS:
-                parts = [self.state[leaf][moment] for leaf in slices]
+                parts = [self._moment(leaf, moment) for leaf in slices]
                 state[f"{moment}/{i}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
         return state
 
@@ -404,6 +422,10 @@ class LaneAdam(torch.optim.Adam):
         self.state.clear()
         if not state:
             return
+        for group in self.param_groups:
+            for leaf in group["params"]:
+                own = {moment: torch.zeros_like(leaf) for moment in MOMENTS}
+                self.state[leaf] = {"step": state["step"].to(leaf.device, copy=True), **own}
         for i, (parameter, slices) in enumerate(zip(self._parameters, self._slices, strict=True)):
             for moment in MOMENTS:
                 if (whole := state[f"{moment}/{i}"]).shape != parameter.shape:
@@ -411,13 +433,48 @@ class LaneAdam(torch.optim.Adam):
                         f"{moment}/{i} has shape {tuple(whole.shape)}, its parameter "
                         f"{tuple(parameter.shape)}"
                     )
-            for cut, leaf in zip(self._cuts, slices, strict=True):
-                own = {"step": state["step"].to(leaf.device, copy=True)}
-                for moment in MOMENTS:
-                    whole = state[f"{moment}/{i}"]
-                    own[moment] = torch.empty_like(leaf)
-                    own[moment].copy_(whole if cut is None else whole[cut])
-                self.state[leaf] = own
+                for cut, leaf in zip(self._cuts, slices, strict=True):
+                    self._moment(leaf, moment).copy_(whole if cut is None else whole[cut])
+
+    def _moment(self, leaf: Tensor, moment: str) -> Tensor:
+        """A moment of a slice, in its shape: a view of what is in use."""
+        if id(leaf) not in self._parts:
+            return self.state[leaf][moment]
+        pack, part = self._parts[id(leaf)]
+        return self.state[pack][moment][part].view(leaf.shape)
+
+
+class _Pack:
+    """Slices of odd sizes, one behind the other, padded to whole registers."""
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self._leaves = [leaf.detach() for leaf in leaves]
+        self._graded = leaves
+        self._sizes = [leaf.numel() for leaf in leaves]
+        total = sum(self._sizes)
+        self.values = leaves[0].new_zeros(total + -total % REGISTER)
+        self.values.grad = torch.zeros_like(self.values)
+        self._used, self._used_grad = self.values[:total], self.values.grad[:total]
+
+    def parts(self) -> Iterator[tuple[Tensor, tuple[Tensor, slice]]]:
+        """Each slice, and where in the pack it is."""
+        start = 0
+        for leaf, size in zip(self._graded, self._sizes, strict=True):
+            yield leaf, (self.values, slice(start, start + size))
+            start += size
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Copies values, which others may have changed, and gradients from the slices."""
+        torch.cat([leaf.reshape(-1) for leaf in self._leaves], out=self._used)
+        gradients = [leaf.grad.reshape(-1) for leaf in self._graded if leaf.grad is not None]
+        torch.cat(gradients, out=self._used_grad)
+
+    @torch.no_grad()
+    def give(self) -> None:
+        """Copies the values into the slices."""
+        for leaf, part in zip(self._leaves, self._used.split(self._sizes), strict=True):
+            leaf.copy_(part.view(leaf.shape))
 
 
 def adam(

@@ -212,7 +212,8 @@ def write(
         epochs: Of training, the same in each row.
         rows: One per point.
         scores: `clip`, `section` and `label`, each of shape (clips,), and arrays like
-            `score/latent` of shape (rows, clips).
+            `score/latent` of shape (rows, clips). Of training clips, where they were scored,
+            `train_section` and the like of shape (train clips,), and one `train_score/latent`.
         weights: The content of a safetensors file, or None where weights are not kept.
         config: The resolved config, as YAML.
 
@@ -507,9 +508,10 @@ def _wrong_values(row: Mapping[str, Any], epochs: int) -> str | None:
 def _as_npz(scores: Mapping[str, NDArray[Any]], rows: int) -> bytes:
     if missing := {"clip", "section", "label"} - set(scores):
         raise ValueError(f"scores lack {', '.join(sorted(missing))}")
-    clips = len(scores["clip"])
+    counts = {False: len(scores["clip"]), True: len(scores.get("train_section", ()))}
     for name, array in scores.items():
-        shape = (rows, clips) if name.startswith("score/") else (clips,)
+        clips = counts[name.startswith("train_")]
+        shape = (rows, clips) if "score/" in name else (clips,)
         if array.shape != shape or array.dtype.hasobject:
             raise ValueError(
                 f"{name!r} has shape {array.shape} and type {array.dtype}, not {shape}"

@@ -9,11 +9,15 @@ import json
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from asdgan import ledger
-from asdgan.errors import BadInput
+from asdgan.errors import BadInput, Damaged
+from asdgan.files import read_json
 
+OUTPUTS = Path("outputs")
+PLAN = "plan.json"  # what makes a folder a sweep
 APART = {"machine", "machine_type", "seed"}  # settings that differ inside a line
 AGAIN = {"detector", "model.primary", "recipe", "epochs", "primary"}  # said by the row itself
 NAMED = ("model", "recipe", "release", "machine_type", "data", "seed", "epochs", "primary")
@@ -98,6 +102,47 @@ class Gathered:
     settings: Settings
     done: set[str]
     again: int
+
+
+def place(name: str | None) -> tuple[Path, set[str] | None]:
+    """The folder to search, and the signatures of a sweep's plan; None for a plain folder.
+
+    A sweep of this name goes before a folder: `outputs/sweeps/NAME` is looked at after a plan
+    in the folder itself.
+
+    Args:
+        name: As it was typed; None for everything below `outputs`.
+
+    Raises:
+        BadInput: There is no such sweep and no such folder, or the plan is none.
+    """
+    if name is None:
+        return OUTPUTS, None
+    sweeps = OUTPUTS / "sweeps"
+    for folder in (Path(name), sweeps / name):
+        if (folder / PLAN).is_file():
+            return folder.resolve().parent.parent / "runs", _planned(folder / PLAN)
+    if Path(name).is_dir():
+        return Path(name), None
+    known = sorted(path.parent.name for path in sweeps.glob(f"*/{PLAN}"))
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        raise BadInput(f"no sweep and no folder {name}; did you mean {near[0]!r}?")
+    there = f"sweeps below {sweeps}: {', '.join(known)}" if known else f"no sweep below {sweeps}"
+    raise BadInput(f"no sweep and no folder {name} ({there}); name the one that was written to")
+
+
+def _planned(path: Path) -> set[str]:
+    """The signatures of all points of a plan."""
+    try:
+        names = read_json(path).get("points")
+    except Damaged as error:
+        raise BadInput(f"{error}; plan the sweep again") from None
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and ledger.SIGNATURE.fullmatch(name) for name in names
+    ):
+        raise BadInput(f"{path} is not a plan: it does not say the signatures of its points")
+    return set(names)
 
 
 def gather(

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from asdgan import job, ledger, material, metrics, settings, terminal
 from asdgan.errors import BadInput
 from asdgan.job import Kept
-from asdgan.sweep import drive, grid
+from asdgan.sweep import drive, elsewhere, grid
 
 log = logging.getLogger("asdgan")
 
@@ -128,11 +128,10 @@ def _conclude(kept: Sequence[Kept], failures: Sequence[str], logger: Any) -> Non
 
 
 @hydra.main(version_base="1.3", config_path=str(settings.CONF), config_name="run")
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig) -> Any:  # noqa: ANN401 - for whoever launched it, as text
     """One job as Hydra starts it; what a person can mend ends it with a sentence."""
     if config.sweep.job is not None:
-        planned_job(config.sweep.job)
-        return
+        return elsewhere.named(config.sweep.job)
     try:
         run(settings.checked(config))
         _outcome.append(0)
@@ -141,19 +140,7 @@ def _job(config: DictConfig) -> None:
     except FloatingPointError as error:
         log.error("%s", error)
         _outcome.append(1)
-
-
-def planned_job(named: str) -> None:
-    """A job of a sweep's plan, wherever a launcher runs it; how it died is left in the ledger."""
-    from asdgan.sweep import plan, planned
-    from asdgan.sweep.worker import verdict
-
-    path, number = plan.named(named)
-    try:
-        planned.run(path, number, lambda _: None)
-    except Exception as error:
-        plan.fail(path, number, *verdict(error, planned.__file__))
-        raise
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,6 +161,7 @@ def _answered(arguments: list[str]) -> int:
         short = [grid.in_full(text) for text in asked.overrides]
         arguments = [grid.in_full(text) if text in asked.overrides else text for text in arguments]
         try:
+            elsewhere.refuse_missing(asked.overrides)
             if asked.multirun:
                 drive.expanded(tuple(text for text in short if not settings.is_hydras(text)))
             else:

@@ -99,6 +99,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.compile": ("true, false or auto", lambda v: isinstance(v, bool) or v == "auto"),
     "trainer.threads": _COUNT,
     "trainer.progress": _FLAG,
+    "trainer.train_scores": _FLAG,
     "features.resample": _FLAG,
     "dataset.train": _one_of("same", "both"),
     "dataset.channel": _whole(1),
@@ -334,7 +335,12 @@ def _explained(error: HydraException, overrides: Sequence[str]) -> str:
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].lstrip("+~")
-        return f"{key}: no such setting{_nearest(key, _known_keys())}"
+        known = _known_keys()
+        group = key.partition(".")[0]
+        if key in known:  # of the group's usual choice, and this is another
+            choice = [text for text in overrides if text.startswith(f"{group}=")][-1:]
+            return f"{key}: {(choice or [group])[0]} has no such setting"
+        return f"{key}: no such setting{_nearest(key, known)}"
     if found := re.search(r"Could not find '([^']+)'", text):
         group, _, choice = found[1].rpartition("/")
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []

@@ -1,12 +1,14 @@
 """How a command speaks: one sentence for bad input, a progress bar, a table of results."""
 
+import argparse
+import io
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,7 +27,48 @@ from asdgan import metrics
 from asdgan.errors import BadInput, Stopped
 
 console = Console(highlight=False, soft_wrap=True)
+PIPE_WIDTH = 250  # columns where the output is no terminal: nothing is folded that grep may want
 _QUIET_SECONDS = 10  # between lines of progress where the output is not a terminal
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are refused in one sentence, as every other is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises BadInput."""
+        raise BadInput(message)
+
+
+def answer(command: str, work: Callable[[], object]) -> int:
+    """Does a command's work; gives the exit code, 2 for what the user can mend.
+
+    Args:
+        command: Its name, in front of what it refuses.
+        work: Raises BadInput or OSError where it cannot be done.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may not fit the terminal
+    try:
+        work()
+    except BrokenPipeError:
+        return hung_up()
+    except (BadInput, OSError) as error:
+        print(f"{command}: {printable(str(error))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def printable(text: str) -> str:
+    """The text on one line, control and direction characters as escapes."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def sheet(*, folded: bool = True) -> Console:
+    """Where tables go that another program may read; a narrow terminal folds cells, or lines."""
+    fits = sys.stdout.isatty() and folded
+    return Console(highlight=False, width=None if fits else PIPE_WIDTH)
 
 
 def refusal(error: BadInput) -> int:

@@ -2,7 +2,7 @@
 
     python benchmarks/plain_point.py PLANT --machine fan --epochs 3 --batch 16 --lr 1e-4 --seed 0
 
-GANomaly in its audio reading, with the modules and the step of benchmarks/step.py; log-mel frames
+GANomaly in its audio reading, with the modules and the step of benchmarks/plain.py; log-mel frames
 by torchaudio, windows in memory, a DataLoader, clip scores by L1, AUC of each id by scikit-learn.
 What benchmarks/sweep.py compares a sweep with.
 """
@@ -17,9 +17,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 import soundfile
 import torch
-import torchaudio
+from plain import LENGTH, MELS, Module
 from sklearn.metrics import roc_auc_score
-from step import LENGTH, MELS, Module
+
+from asdgan.audio import import_torchaudio
 
 
 def windows_of(path, mel):
@@ -41,7 +42,7 @@ def main():
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     pl.seed_everything(chosen.seed)
-    mel = torchaudio.transforms.MelSpectrogram(
+    mel = import_torchaudio().transforms.MelSpectrogram(
         16000, n_fft=1024, hop_length=512, n_mels=MELS, norm="slaney", mel_scale="slaney"
     )
     (folder,) = chosen.plant.rglob(chosen.machine)

@@ -203,6 +203,21 @@ def waits_for_others(folder, number, beat):
     note(folder, number)
 
 
+def waits_for_a_word(folder, number, beat):
+    """Ends when somebody has put a file there."""
+    note(folder, number, gpu=os.environ["CUDA_VISIBLE_DEVICES"])
+    while not (folder / "go").exists():
+        beat("waiting")
+        time.sleep(0.05)
+
+
+def takes_its_parent_along(folder, number, beat):
+    with (folder / "lives.txt").open("a") as file:
+        file.write("begun\n")
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(LONG)
+
+
 def forks(folder, number, beat):
     """A child that talks and dies as a data loader's would."""
     child = os.fork()

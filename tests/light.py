@@ -51,16 +51,18 @@ def launcher(folder, *typed):
     from asdgan.sweep import drive
     from hydra_plugins.asdgan_sweep import LocalLauncher
 
-    made = LocalLauncher()
-    made.config = drive.expanded(line(folder, *typed)).parts[0].config
-    return made
+    drive.expanded(line(folder, *typed))
+    return LocalLauncher()
 
 
-def answer(folder, *typed):
-    """`python -m asdgan.run -m` without Hydra's own start: gives the exit code."""
+def answer(folder, *typed, by=None):
+    """`python -m asdgan.run -m` without Hydra's own start: gives the exit code.
+
+    By the local launcher, or by one that is given.
+    """
     from asdgan.sweep import drive
 
-    return drive.answer(line(folder, *typed), launcher(folder, *typed))
+    return drive.answer(line(folder, *typed), by or launcher(folder, *typed))
 
 
 def do(path, number, beat):

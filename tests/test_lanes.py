@@ -144,7 +144,7 @@ def test_an_unknown_initialisation_is_refused():
 
 def test_adam_steps_each_lane_as_torch_steps_it_alone():
     rates, betas = [1e-3, 5e-3, 1e-3, 1e-3], [0.5, 0.5, 0.9, 0.9]
-    start = torch.randn(4, 3, 2)
+    start = torch.randn(4, 3, 32)
     stack = nn.Parameter(start.clone())
     ours = adam([stack], lr=rates, beta1=betas, beta2=0.999, eps=1e-8)
     alone = [nn.Parameter(start[lane].clone()) for lane in range(4)]
@@ -153,7 +153,7 @@ def test_adam_steps_each_lane_as_torch_steps_it_alone():
         for p, lr, beta in zip(alone, rates, betas, strict=True)
     ]
     for step in range(5):
-        gradient = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(step))
+        gradient = torch.randn(4, 3, 32, generator=torch.Generator().manual_seed(step))
         ours.descend([gradient])
         for lane in range(4):
             alone[lane].grad = gradient[lane].clone()
@@ -169,6 +169,27 @@ def test_adam_takes_right_steps_for_gradients_that_are_not_contiguous():
     theirs.grad = gradient.contiguous()
     torch.optim.Adam([theirs], 0.1, fused=False, foreach=False).step()
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 16)])
+def test_adam_moves_a_lane_by_equal_bits_however_many_stand_beside_it(shape):
+    torch.manual_seed(0)
+    values, gradients = torch.randn(2, 200, *shape)
+
+    def moved(lanes, rates):
+        parameter = nn.Parameter(values[lanes].clone())
+        optimizer = LaneAdam([parameter], lr=rates, beta1=0.5, beta2=0.999, eps=1e-8)
+        for step in range(1, 6):
+            optimizer.descend([gradients[lanes] * step])
+        return [parameter.detach(), *optimizer.lane_state().values()]
+
+    whole = moved(slice(None), 1e-3)
+    for lanes in (slice(0, 1), slice(3, 12), slice(8, 24), slice(100, 200)):
+        for rates in (1e-3, [1e-3] * (lanes.stop - lanes.start - 1) + [1e-2]):
+            for ours, theirs in zip(moved(lanes, rates), whole, strict=True):
+                if ours.dim():
+                    alike = ours[:-1] if isinstance(rates, list) else ours
+                    assert torch.equal(alike, theirs[lanes][: len(alike)])
 
 
 def test_softplus_of_a_lane_has_equal_bits_wherever_it_stands():

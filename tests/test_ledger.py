@@ -203,6 +203,7 @@ def test_a_row_that_is_none_is_refused_and_nothing_is_written(tmp_path, bad, mes
     [
         ("score/latent", np.zeros((2, 2)), r"'score/latent' has shape \(2, 2\) .* not \(1, 2\)"),
         ("section", np.array(["00"]), r"'section' has shape \(1,\)"),
+        ("train_score/latent", np.zeros((1, 3)), r"shape \(1, 3\) .* not \(1, 0\)"),
         ("label", np.array(["normal", None], dtype=object), "type object"),
     ],
 )

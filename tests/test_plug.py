@@ -100,8 +100,9 @@ def test_a_launch_reads_no_job_before_its_turn(monkeypatch, sweep, tmp_path):
     read = []
     monkeypatch.setattr(local.Pool, "run", lambda *_: None)
     monkeypatch.setattr(plan, "job_of", lambda *job: read.append(job))
-    jobs = [plan.overrides_of(tmp_path / "plan.json", number) for number in range(3)]
-    local.launch(light.launcher(tmp_path, *FOUR).config, jobs)
+    config = drive.expanded(light.line(tmp_path, *FOUR)).parts[0].config
+    with local.Crew(config) as crew:
+        crew.launch([(tmp_path / "plan.json", number) for number in range(3)])
     assert not read
 
 

@@ -63,6 +63,21 @@ def test_a_result_is_complete_and_read_back_instead_of_trained_again(tmp_path, c
     assert again.path.stat().st_mtime_ns == before
 
 
+def test_training_clips_are_scored_too_and_need_not_be(tmp_path):
+    (kept,), (without,) = (
+        tiny(tmp_path / name, "epochs=1", f"trainer.train_scores={name}")
+        for name in ("true", "false")
+    )
+    whole, bare = scores_of(kept), scores_of(without)
+    assert whole["train_score/recon_l1"].shape == (1, kept.row["train_clips"]) == (1, 2)
+    assert whole["train_section"].tolist() == ["00", "00"]
+    assert {key for key in whole if key not in bare} == {
+        "train_section", "train_domain", "train_score/recon_l1",
+    }  # fmt: skip
+    assert all(np.array_equal(whole[key], values) for key, values in bare.items())
+    assert kept.row["signature"] == without.row["signature"]
+
+
 def test_a_machine_type_is_the_same_point_alone_and_after_another(tmp_path):
     _, pump = tiny(tmp_path, "machine=[fan,pump]", "epochs=1")
     before = pump.path.stat().st_mtime_ns

@@ -22,6 +22,7 @@ REFUSED = [
     (["epochs=null"], "epochs has no value"),
     (["model=dcase_ae", "lambda_adv=3"], "lambda_adv=3: dcase_ae has no such setting"),
     (["features.hop=5000"], "hop=5000"),
+    (["dataset=dcase2020", "dataset.ids=1"], "dataset.ids: dataset=dcase2020 has no such setting"),
     (["+speed=fast"], "speed: no such setting, nothing would read it"),
     (["dataset=folder"], "dataset.root is missing: set it with dataset.root="),
     (["model._target_=os.system"], "model._target_=os.system: only asdgan.models"),

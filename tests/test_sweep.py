@@ -15,7 +15,7 @@ from processes import start
 
 from asdgan import ledger, run, settings
 from asdgan.errors import BadInput, Stopped
-from asdgan.sweep import drive, plan, planned
+from asdgan.sweep import drive, memory, plan, planned, worker
 
 GRID = ("model=ganomaly", "lr=1e-4,2e-4", "dropout=0.25", "seed=0,1,2,3", "epochs=1,2")
 POINTS = 16
@@ -179,32 +179,64 @@ def stopping_after(beats):
     return launch
 
 
-def test_a_stack_that_runs_out_of_memory_is_halved_until_it_fits(sweep, tmp_path, capsys):
-    """Lanes of four take the memory there is; every point gets its row all the same."""
+def with_memory_for(free, monkeypatch):
+    """Launches jobs as workers do, on a machine that has so many bytes free."""
+    monkeypatch.setattr(memory, "free_bytes", lambda **_: free)
     tried = []
 
-    def small(jobs):
+    def launch(jobs):
         for path, number in jobs:
-            lanes = len(plan.job_of(path, number).stack.lanes)
-            tried.append(lanes)
-            if lanes > 2:
-                plan.fail(path, number, "memory", "MemoryError: 4 lanes are too many")
-            else:
+            tried.append(len(plan.job_of(path, number).stack.lanes))
+            try:
                 planned.run(path, number, lambda _: None)
+            except MemoryError as error:
+                plan.fail(path, number, *worker.verdict(error, planned.__file__))
 
-    assert sweep(*GRID, launch=small) == 0
+    return launch, tried
+
+
+def test_a_stack_that_memory_is_too_small_for_is_halved_until_it_fits(
+    sweep, tmp_path, monkeypatch, capsys
+):
+    lane = memory.lane_bytes(settings.compose([*GRID[:1], "dropout=0.25", *PLANT, *TINY]))
+    launch, tried = with_memory_for(3.5 * lane, monkeypatch)
+    assert sweep(*GRID, launch=launch) == 0
     assert tried == [8, 4, 4, 2, 2, 2, 2]
     assert len(rows(tmp_path)) == POINTS
     assert f"{POINTS} of {POINTS} points done\n" in capsys.readouterr().out
 
 
-def test_one_lane_that_does_not_fit_is_a_failure(sweep, capsys):
-    def none(jobs):
-        for path, number in jobs:
-            plan.fail(path, number, "memory", "MemoryError: nothing left")
+def test_one_lane_that_does_not_fit_is_a_failure(sweep, monkeypatch, capsys):
+    launch, tried = with_memory_for(1000, monkeypatch)
+    assert sweep("model=ganomaly", "seed=0,1", "epochs=1", launch=launch) == 1
+    assert tried == [2, 1, 1]
+    said = capsys.readouterr().out
+    assert "0 of 2 points done, 2 failed" in said
+    assert "a lane takes about" in " ".join(said.split())
 
-    assert sweep("model=ganomaly", "seed=0,1", "epochs=1", launch=none) == 1
-    assert "0 of 2 points done, 2 failed" in capsys.readouterr().out
+
+WEIGHED = """
+import resource, sys
+from asdgan import job, settings
+from asdgan.sweep import memory, noise
+job.quiet_libraries()
+config = settings.compose(
+    ["model=ganomaly", "dataset=folder", "dataset.root=unused", "epochs=1", "batch=512"])
+lane = memory.lane_bytes(config)
+config.seed = [0] * 32
+heard = noise.windows(config, 2048)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+job.fit(config, heard).score_clips(heard)
+print(lane, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 32)
+"""
+
+
+def test_what_a_lane_is_said_to_take_is_what_a_stack_of_them_takes(tmp_path):
+    process = start("-c", WEIGHED, folder=tmp_path)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    estimated, taken = map(float, said.split()[-2:])
+    assert 0.6 * taken < estimated < 1.6 * taken
 
 
 def test_a_failure_is_kept_and_tried_again_unless_told_not_to(sweep, tmp_path, capsys):

@@ -21,7 +21,7 @@ from asdgan import board, ledger, terminal
 from asdgan.errors import BadInput
 from asdgan.files import remove_remains
 from asdgan.sweep import grid as grids
-from asdgan.sweep import pace, prepare, rounds
+from asdgan.sweep import local, on_submitit, pace, prepare, rounds
 from asdgan.sweep import plan as plans
 from asdgan.sweep.grid import Grid
 from asdgan.sweep.plan import Job, Plan
@@ -41,14 +41,38 @@ def expanded(typed: tuple[str, ...]) -> Grid:
     return grids.expand(typed)
 
 
-def answer(typed: Sequence[str], launcher: Launcher) -> int:
+def answer(typed: Sequence[str], launcher: Launcher, hydras: Sequence[str] = ()) -> int:
     """What Hydra's `-m` comes to: the sweep, its leaderboard, and an exit code.
 
     Args:
         typed: The command line, Hydra's own settings left out.
         launcher: The one that its config names.
+        hydras: Hydra's own settings on the command line.
     """
     grid = expanded(tuple(typed))
+    try:
+        with _room(grid, launcher) as (launch, slots, on_gpu):
+            begin = getattr(launcher, "begin", _later)
+            return sweep(typed, launch, slots=slots, on_gpu=on_gpu, begin=begin)
+    except BadInput as error:
+        return terminal.refusal(error)
+    except (KeyboardInterrupt, SystemExit) as end:
+        log.error(
+            "stopped; what was finished is kept, and the same command goes on from there: "
+            "python -m asdgan.run -m %s",
+            " ".join([*typed, *hydras]),
+        )
+        return 130 if isinstance(end, KeyboardInterrupt) else int(end.code or 0)
+
+
+@contextmanager
+def _room(grid: Grid, launcher: Launcher) -> Iterator[tuple[Launch, int, bool]]:
+    """What runs jobs; how many at once, as far as one can know; and whether on GPUs."""
+    config = grid.parts[0].config
+    if on_submitit.is_one(launcher):
+        slots, on_gpu = on_submitit.room(launcher, config)
+        yield lambda jobs: on_submitit.launch(launcher, jobs, slots), slots, on_gpu
+        return
 
     def launch(jobs: Sequence[tuple[Path, int]]) -> None:
         try:
@@ -62,34 +86,27 @@ def answer(typed: Sequence[str], launcher: Launcher) -> int:
                 "the launcher: %s: %s; what its jobs wrote counts", type(error).__name__, said
             )
 
-    try:
-        slots, on_gpu = _room(grid, launcher)
-        return sweep(typed, launch, slots=slots, on_gpu=on_gpu)
-    except BadInput as error:
-        return terminal.refusal(error)
-    except (KeyboardInterrupt, SystemExit) as end:
-        log.error(
-            "stopped; what was finished is kept, and the same command goes on from there: "
-            "python -m asdgan.run -m %s",
-            " ".join(typed),
-        )
-        return 130 if isinstance(end, KeyboardInterrupt) else int(end.code or 0)
+    opened = getattr(launcher, "opened", None)
+    if opened is not None:
+        with opened(config) as (slots, on_gpu):
+            yield launch, slots, on_gpu
+        return
+    found = local.slots_of(config)
+    yield launch, len(found), found[0].gpu is not None
 
 
-def _room(grid: Grid, launcher: Launcher) -> tuple[int, bool]:
-    """Jobs at once, and whether on GPUs: here, or as the launcher says.
-
-    Of a cluster no more is known before jobs wait in its queue.
-    """
-    from asdgan.sweep.local import slots_of
-
-    found = slots_of(grid.parts[0].config)
-    elsewhere = getattr(launcher, "gpus", None)
-    on_gpu = found[0].gpu is not None if elsewhere is None else elsewhere > 0
-    return len(found), on_gpu
+def _later(folder: Path, jobs: int) -> None:
+    """Most launchers start nothing before they have jobs."""
 
 
-def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> int:
+def sweep(
+    typed: Sequence[str],
+    launch: Launch,
+    *,
+    slots: int,
+    on_gpu: bool,
+    begin: Callable[[Path, int], None] = _later,
+) -> int:
     """Runs what is missing of a grid; gives the exit code.
 
     Args:
@@ -97,6 +114,7 @@ def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> 
         launch: Runs the jobs.
         slots: Jobs that it runs at once.
         on_gpu: Whether on GPUs.
+        begin: Told where and how many jobs there will be, before their models are tried.
 
     Raises:
         BadInput: Anything wrong with the grid or its data, before anything starts.
@@ -106,9 +124,12 @@ def sweep(typed: Sequence[str], launch: Launch, *, slots: int, on_gpu: bool) -> 
     grid = expanded(tuple(typed))
     outputs = prepare.outputs_of(grid)
     if grid.settings.search is not None:
-        return _search(grid, outputs, launch, slots, on_gpu)
+        return _search(grid, outputs, launch, slots, on_gpu, begin)
     plan = prepare.planned(grid, outputs, slots, on_gpu)
     folder = outputs / "sweeps" / plan.name
+    if plan.jobs and not grid.settings.dry_run:
+        begin(folder, len(plan.jobs))
+    plan = prepare.buildable(plan, skip=grid.settings.skip_invalid)
     _say_plan(plan, time.monotonic() - began)
     if grid.settings.dry_run:
         if plan.jobs:
@@ -182,13 +203,20 @@ def _stored(jobs: Sequence[Job], path: Path, turn: int) -> Path:
     return plans.write(plan, path.parent / f"turn_{turn}")
 
 
-def _search(grid: Grid, outputs: Path, launch: Launch, slots: int, on_gpu: bool) -> int:
+def _search(
+    grid: Grid,
+    outputs: Path,
+    launch: Launch,
+    slots: int,
+    on_gpu: bool,
+    begin: Callable[[Path, int], None],
+) -> int:
     """Runs what is missing of a search; gives the exit code."""
 
     def run(jobs: Sequence[Job], path: Path) -> None:
         _run(jobs, path, outputs, launch)
 
-    search = rounds.Search(grid, outputs, run, slots, on_gpu)
+    search = rounds.Search(grid, outputs, run, slots, on_gpu, begin)
     terminal.console.print(str(search))
     if grid.settings.dry_run:
         terminal.console.print("nothing started: sweep.dry_run=true")

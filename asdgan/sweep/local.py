@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
@@ -31,36 +32,74 @@ def slots_of(config: DictConfig) -> list[Slot]:
     )
 
 
-def launch(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """Runs jobs, given as Hydra would give them; marks in the ledger those that died.
+class Crew:
+    """The workers of this machine, warm from the first job of a sweep to the last.
 
-    Raises:
-        BadInput: Twenty jobs failed alike and none succeeded.
-        KeyboardInterrupt: Asked to stop.
+    Args:
+        config: Of the sweep.
     """
-    # Each in its turn: to spell the names of thousands of stacks would keep all slots waiting.
-    told = map(plans.told, job_overrides)
-    jobs = (
-        Job(plan=str(path), number=number, title=plans.job_of(path, number).stack.folder)
-        for path, number in told
-    )
-    endings = Endings()
 
-    def ended(end: Ended) -> None:
-        if end.kind != "stopped":
-            failed = (end.kind, end.reason) if end.kind is not None else None
-            endings.note(Path(end.job.plan), end.job.number, failed)
+    def __init__(self, config: DictConfig) -> None:
+        """Starts nothing yet."""
+        self._config = config
+        self._slots = slots_of(config)
+        self._pool: Pool | None = None
 
-    folder = plans.told(job_overrides[0])[0].parent if job_overrides else Path()
-    with Pool(
-        slots_of(config),
-        target=TARGET,
-        silence=config.sweep.timeout,
-        environment=ALLOCATION,
-        logs=folder / "logs",
-    ) as pool:
-        pool.run(jobs, lambda _: None, lambda *_: None, ended)
-    return [returned() for _ in job_overrides]
+    def __enter__(self) -> Self:
+        """The crew, for `with`."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the workers."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def room(self) -> tuple[int, bool]:
+        """Jobs at once, and whether on GPUs."""
+        return len(self._slots), self._slots[0].gpu is not None
+
+    def begin(self, folder: Path, jobs: int) -> None:
+        """Starts workers for so many jobs, which are still being planned.
+
+        Args:
+            folder: Of the sweep.
+            jobs: How many there will be, as far as one can know.
+        """
+        self._opened(folder).warm(jobs)
+
+    def launch(self, told: Sequence[tuple[Path, int]]) -> None:
+        """Runs jobs of a plan; marks in the ledger those that died.
+
+        Raises:
+            BadInput: Twenty jobs failed alike and none succeeded.
+            KeyboardInterrupt: Asked to stop.
+        """
+        # Each in its turn: to spell the names of thousands of stacks would keep all slots waiting.
+        jobs = (
+            Job(plan=str(path), number=number, title=plans.job_of(path, number).stack.folder)
+            for path, number in told
+        )
+        endings = Endings()
+
+        def ended(end: Ended) -> None:
+            if end.kind != "stopped":
+                failed = (end.kind, end.reason) if end.kind is not None else None
+                endings.note(Path(end.job.plan), end.job.number, failed)
+
+        if told:
+            pool = self._opened(told[0][0].parent)
+            pool.run(jobs, lambda _: None, lambda *_: None, ended)
+
+    def _opened(self, folder: Path) -> Pool:
+        if self._pool is None:
+            self._pool = Pool(
+                self._slots,
+                target=TARGET,
+                silence=self._config.sweep.timeout,
+                environment=ALLOCATION,
+                logs=folder / "logs",
+            )
+        return self._pool
 
 
 class Endings:
@@ -71,8 +110,16 @@ class Endings:
         self._failures: Counter[tuple[str, str]] = Counter()
         self._done = 0
 
-    def note(self, path: Path, number: int, failed: tuple[str, str] | None) -> None:
+    def note(
+        self, path: Path, number: int, failed: tuple[str, str] | None, *, marked: bool = False
+    ) -> None:
         """Takes the end of one job: kind and reason of its failure, or None.
+
+        Args:
+            path: Of the plan.
+            number: Of the job.
+            failed: Kind and reason.
+            marked: Whether the ledger knows already.
 
         Raises:
             BadInput: Twenty jobs failed alike and none succeeded.
@@ -80,7 +127,8 @@ class Endings:
         if failed is None:
             self._done += 1
             return
-        plans.fail(path, number, *failed)
+        if not marked:
+            plans.fail(path, number, *failed)
         kind, reason = failed
         if kind == "memory" and len(plans.job_of(path, number).stack.lanes) > 1:
             return  # it is tried again as halves

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from asdgan import material
 from asdgan.audio import wav_length
-from asdgan.sweep import aside
+from asdgan.sweep import aside, noise
 from asdgan.sweep.plan import Job
 
 STEPS = 3  # that are timed of a stack, after as many that are not
@@ -75,33 +75,12 @@ def _steps(job: Job) -> tuple[int, bool]:
 
 def seconds_of(config: DictConfig) -> float:
     """Seconds of one step of the stack that a config describes, on noise. Loads torch."""
-    import torch
-
     from asdgan import job
-    from asdgan.clips import Clip
-    from asdgan.features import Frames
-    from asdgan.windows import Windows
 
-    count = config.windows.frames + config.batch * STEPS - 1
-    frames = Frames(
-        values=torch.randn(count, config.features.mels), starts=torch.tensor([0, count])
-    )
-    clip = Clip(
-        path=Path("noise"),
-        name="noise",
-        release="noise",
-        machine_type="noise",
-        section="00",
-        domain=None,
-        attributes=(),
-        subset="dev",
-        split="train",
-        label="normal",
-    )
     config.epochs = 2
     config.windows.val_split = "none"
     config.trainer.compile = False
-    windows = Windows(frames, [clip], length=config.windows.frames, stride=1)
+    windows = noise.windows(config, config.batch * STEPS)
     times: list[float] = []
     job.fit(config, windows, on_steps=lambda *_: times.append(time.perf_counter()))
     if len(times) < 2:

@@ -146,7 +146,7 @@ def make(
                     for lane in range(len(stack.lanes))
                 )
                 mine = {name for lane in named for name in lane}
-                skip = mine & (settled | points)
+                skip = (mine & settled) | (mine & points)  # not the union of all: that is long
                 points |= mine
                 job = Job(stack, named, frozenset(skip), roots[number])
                 open_lanes = [i for i, lane in enumerate(named) if not skip.issuperset(lane)]
@@ -217,7 +217,8 @@ def _width(count: int, batch: int, lanes: int | str, slots: int, on_gpu: bool) -
         return int(lanes)
     if on_gpu:
         return count
-    return min(widest(batch), max(LEAST_LANES, math.ceil(count / slots)))
+    most = min(widest(batch), max(LEAST_LANES, math.ceil(count / slots)))
+    return math.ceil(count / math.ceil(count / most))  # of equal size: the last one is waited for
 
 
 def widest(batch: int) -> int:
@@ -235,7 +236,7 @@ def write(plan: Plan, folder: Path, **more: Any) -> Path:  # noqa: ANN401 - any 
     for job in plan.jobs:
         if id(job.stack.config) not in configs:
             configs[id(job.stack.config)] = len(texts)
-            texts.append(OmegaConf.to_container(job.stack.config, resolve=False))
+            texts.append(_anywhere(job.stack.config))
     path = folder / "plan.json"
     write_json(
         path,
@@ -252,6 +253,13 @@ def write(plan: Plan, folder: Path, **more: Any) -> Path:  # noqa: ANN401 - any 
         },
     )
     return path
+
+
+def _anywhere(config: DictConfig) -> Any:  # noqa: ANN401 - what JSON can say
+    """Settings that mean the same in another working directory, where a cluster's jobs run."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {**plain, "outputs": str(Path(config.outputs).resolve())}
 
 
 def _as_json(job: Job, config: int) -> dict[str, Any]:

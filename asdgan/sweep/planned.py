@@ -11,7 +11,7 @@ from asdgan import job, ledger
 from asdgan.errors import BadInput
 from asdgan.files import canonical
 from asdgan.material import Material, listen
-from asdgan.sweep import plan
+from asdgan.sweep import memory, plan
 
 _last: dict[bytes, Material] = {}  # what was listened to last: one machine type fills memory
 
@@ -27,6 +27,7 @@ def run(path: Path, number: int, beat: Callable[[str], None]) -> None:
 
     Raises:
         BadInput: The plan or its data is not what it was.
+        MemoryError: The stack is too large for this machine.
     """
     planned = plan.job_of(path, number)
     stack = planned.stack
@@ -45,6 +46,7 @@ def run(path: Path, number: int, beat: Callable[[str], None]) -> None:
             f"{planned.root}: the clips of {stack.machine_type} are not those that were planned "
             "for; start the sweep again, and it plans for these"
         )
+    memory.refuse_too_large(stack)
     job.train(
         stack,
         heard,

@@ -39,7 +39,7 @@ def planned(grid: Grid, outputs: Path, slots: int, on_gpu: bool) -> Plan:
         on_gpu: Whether on GPUs.
 
     Raises:
-        BadInput: Its data cannot be used, or a model of it cannot be built.
+        BadInput: Its data cannot be used.
     """
     heard, roots = heard_of(grid)
     done: set[str] = set()
@@ -53,10 +53,9 @@ def planned(grid: Grid, outputs: Path, slots: int, on_gpu: bool) -> Plan:
         records, _ = ledger.failures(outputs / "runs")
         failed = {name for record in records for name in record.signatures}
     told = traits_of(grid)
-    plan = plans.make(
+    return plans.make(
         grid, heard, roots, told, done=done, failed=failed, slots=slots, on_gpu=on_gpu
     )
-    return buildable(plan, skip=grid.settings.skip_invalid)
 
 
 def traits_of(grid: Grid) -> dict[str, traits.Trait]:

@@ -30,6 +30,7 @@ class Search:
         run: Runs jobs of a plan file to their end.
         slots: Jobs that run at once.
         on_gpu: Whether on GPUs.
+        begin: Told of a folder and a number of jobs that are to come.
         points: Signatures of all points that the trials of this call are made of.
         conclusion: The best trial and how it was chosen, once there is one to speak of.
     """
@@ -39,6 +40,7 @@ class Search:
     run: Callable[[Sequence[Job], Path], object]
     slots: int
     on_gpu: bool
+    begin: Callable[[Path, int], None]
     points: set[str] = field(default_factory=set)
     conclusion: str = field(default="", init=False)
 
@@ -195,6 +197,8 @@ class Search:
             slots=self.slots,
             on_gpu=self.on_gpu,
         )
+        if plan.jobs:
+            self.begin(self.folder, len(plan.jobs))
         plan = prepare.buildable(plan, skip=True)
         jobs = tuple(
             replace(

@@ -120,6 +120,8 @@ def main() -> int:
     end_with(life)
     faulthandler.enable()  # a signal's stack goes to the log
     faulthandler.register(signal.SIGUSR1)  # which the pool sends before it kills what hangs
+    # A scheduler's warning goes to every process; the one that started this tells it to stop.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s")

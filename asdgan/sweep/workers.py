@@ -62,6 +62,20 @@ class Ended:
     seconds: float
 
 
+def surroundings(threads: int, first: str | None = None) -> dict[str, str]:
+    """Variables by which another process has so many threads and finds what this one imports.
+
+    Args:
+        threads: Of its arithmetic.
+        first: Where it looks for modules before all else.
+    """
+    standard = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+    paths = [path or os.getcwd() for path in sys.path if not path.startswith(standard)]
+    if first is not None:
+        paths.insert(0, first)
+    return dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 class Pool:
     """Processes that do jobs, and stay warm between calls of `run`."""
 
@@ -138,6 +152,12 @@ class Pool:
             raise SystemExit(128 + signal.SIGTERM)
         if self._signals:
             raise KeyboardInterrupt
+
+    def warm(self, count: int) -> None:
+        """Starts processes for so many jobs that are still to come."""
+        for seat in [*self._seats][:count]:
+            if seat.state is State.EMPTY:
+                self._start(seat)
 
     def add(self, job: Job) -> None:
         """Has a job done too, before those that have not started; for the functions of `run`."""
@@ -333,17 +353,11 @@ class Pool:
 
     def _surroundings(self, slot: Slot) -> dict[str, str]:
         """The environment of a worker: it finds modules where this process does."""
-        standard = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
-        paths = [path or os.getcwd() for path in sys.path if not path.startswith(standard)]
-        if "PYTHONPATH" in self._environment:
-            paths.insert(0, self._environment["PYTHONPATH"])
-        threads = dict.fromkeys(THREADS, str(slot.threads))
         return {
             **os.environ,
-            **threads,
+            **surroundings(slot.threads, self._environment.get("PYTHONPATH")),
             "CUDA_VISIBLE_DEVICES": slot.gpu or "",
-            **self._environment,
-            "PYTHONPATH": os.pathsep.join(paths),
+            **{key: of for key, of in self._environment.items() if key != "PYTHONPATH"},
         }
 
     @contextmanager

@@ -1,10 +1,12 @@
-"""Doors that Hydra finds: the sweeper that answers -m, and the launcher of local workers.
+"""Doors that Hydra finds: the sweeper that answers -m, the launchers of local workers and of Ray.
 
 Hydra imports this at every start, so nothing heavy is imported outside a method.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -30,6 +32,17 @@ class LocalConfig:
     _target_: str = "hydra_plugins.asdgan_sweep.LocalLauncher"
 
 
+@dataclass
+class RayConfig:
+    """hydra/launcher=ray; what the settings mean is said by `asdgan.sweep.on_ray.Cluster`."""
+
+    _target_: str = "hydra_plugins.asdgan_sweep.RayLauncher"
+    address: str | None = None
+    gpus: float | None = None
+    cpus: float = 1
+    retries: int = 3
+
+
 class AsdganSweeper(Sweeper):
     """Plans stacks of points, hands them to the launcher as text, and follows their results."""
 
@@ -47,7 +60,9 @@ class AsdganSweeper(Sweeper):
         from asdgan.sweep import drive
 
         assert self.launcher is not None  # set up by Hydra first
-        code = drive.answer(arguments, self.launcher)
+        assert self.config is not None
+        hydras = [one for one in self.config.hydra.overrides.hydra if "hydra.mode=" not in one]
+        code = drive.answer(arguments, self.launcher, hydras)
         if code:
             raise SystemExit(code)
 
@@ -58,17 +73,60 @@ class LocalLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keeps what the jobs need to know."""
-        self.config = config
+        """Needs nothing of it: jobs are told by their plan."""
+
+    @contextmanager
+    def opened(self, config: DictConfig) -> Iterator[tuple[int, bool]]:
+        """Has workers while it lasts; gives jobs at once, and whether they have GPUs."""
+        from asdgan.sweep import local
+
+        with local.Crew(config) as self._crew:
+            yield self._crew.room()
+
+    def begin(self, folder: Path, jobs: int) -> None:
+        """Starts workers for jobs of a sweep that is still being planned."""
+        self._crew.begin(folder, jobs)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Runs jobs of a plan; returns when all have ended, however they did."""
-        from asdgan.sweep import local
+        """Runs jobs of a plan while it is `opened`; returns when all have ended."""
+        from asdgan.sweep import local, plan
 
-        return local.launch(self.config, job_overrides)
+        self._crew.launch([plan.told(one) for one in job_overrides])
+        return [local.returned() for _ in job_overrides]
 
 
+class RayLauncher(Launcher):
+    """Tasks of a Ray cluster, each with a share of a GPU."""
+
+    def __init__(self, **asked: Any) -> None:  # noqa: ANN401 - as in RayConfig
+        """Keeps what was asked for; nothing is joined before a sweep begins."""
+        self._asked = asked
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Needs nothing of it: jobs are told by their plan."""
+
+    @contextmanager
+    def opened(self, config: DictConfig) -> Iterator[tuple[int, bool]]:
+        """Joins the cluster; gives jobs at once, and whether they have GPUs."""
+        from asdgan.sweep import on_ray
+
+        with on_ray.Cluster(**self._asked) as self._cluster:
+            yield self._cluster.room(config)
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Runs jobs of a plan while the cluster is `opened`; returns when all have ended."""
+        from asdgan.sweep import local, plan
+
+        self._cluster.launch([plan.told(one) for one in job_overrides])
+        return [local.returned() for _ in job_overrides]
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConfig)
 ConfigStore.instance().store(group="hydra/sweeper", name="asdgan", node=SweeperConfig)
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConfig)
