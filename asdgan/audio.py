@@ -66,17 +66,21 @@ FOREIGN = (
 class _Header:
     codec: int
     bits: int
+    channels: int
     rate: int  # Hz
-    samples: int
+    samples: int  # of each channel
 
 
-def read_wav(path: Path, *, sample_rate: int, resample: bool) -> np.ndarray:
-    """The samples of one mono wav file.
+def read_wav(
+    path: Path, *, sample_rate: int, resample: bool, channel: int | None = None
+) -> np.ndarray:
+    """The samples of one mono wav file, or of one channel of another.
 
     Args:
         path: PCM of 8, 16, 24 or 32 bits, or float of 32 or 64; at most one hour.
         sample_rate: Of what comes back, in Hz.
         resample: Whether a file of another rate is converted or refused.
+        channel: The one to read, from 1; None: the file must have one only.
 
     Returns:
         Shape (samples,), float32, full scale ±1, finite; as long as `wav_length` says.
@@ -85,27 +89,43 @@ def read_wav(path: Path, *, sample_rate: int, resample: bool) -> np.ndarray:
         BadInput: The file is missing, cut, not such a wav, or holds NaN or an infinity.
     """
     with _opened(path) as file:
-        header = _header(path, file, sample_rate, resample)
-        samples = _decoded(path, file, header)
+        header = _header(path, file, sample_rate, resample, channel)
+        samples = _decoded(path, file, header, (channel or 1) - 1)
     if header.rate == sample_rate:
         return samples
     return _resampled(samples, header.rate, sample_rate)
 
 
-def wav_length(path: Path, *, sample_rate: int, resample: bool) -> int:
+def wav_length(path: Path, *, sample_rate: int, resample: bool, channel: int | None = None) -> int:
     """How many samples `read_wav` will give, from the header alone.
 
     Args:
         path: A wav file as for `read_wav`.
         sample_rate: In Hz.
         resample: Whether a file of another rate is converted or refused.
+        channel: As for `read_wav`.
 
     Raises:
         BadInput: As `read_wav`, except that the samples themselves are not looked at.
     """
     with _opened(path) as file:
-        header = _header(path, file, sample_rate, resample)
+        header = _header(path, file, sample_rate, resample, channel)
     return _length_at(header.samples, header.rate, sample_rate)
+
+
+def wav_format(path: Path, *, channel: int | None = None) -> tuple[int, int]:
+    """Sample rate in Hz and length in samples of a wav file, from its header alone.
+
+    Args:
+        path: A wav file as for `read_wav`.
+        channel: As for `read_wav`.
+
+    Raises:
+        BadInput: As `wav_length`.
+    """
+    with _opened(path) as file:
+        header = _header(path, file, None, True, channel)
+    return header.rate, header.samples
 
 
 @functools.cache
@@ -160,16 +180,20 @@ def _require_regular(path: Path) -> None:
         raise BadInput(f"{path}: is a {what}, but a wav file is expected; save one first")
 
 
-def _header(path: Path, file: BinaryIO, sample_rate: int, resample: bool) -> _Header:
+def _header(
+    path: Path, file: BinaryIO, sample_rate: int | None, resample: bool, channel: int | None
+) -> _Header:
     """What the header promises, after everything that it alone can show has been checked."""
     size = os.fstat(file.fileno()).st_size  # bytes
     _require_riff(path, file.read(64), size)
     fmt, data = _chunks(path, file, size)
-    codec, bits, rate = _format(path, fmt)
-    samples, rest = divmod(data, bits // 8)
+    codec, bits, channels, rate = _format(path, fmt, channel)
+    samples, rest = divmod(data, bits // 8 * channels)
     if rest:
+        each = f" of {channels} channels" if channels > 1 else ""
         raise BadInput(
-            f"{path}: {data} bytes of audio are no whole number of {bits}-bit samples; {AGAIN}"
+            f"{path}: {data} bytes of audio are no whole number of {bits}-bit samples{each}; "
+            f"{AGAIN}"
         )
     if samples == 0:
         raise BadInput(f"{path}: 0 samples, but a recording is expected; export it again")
@@ -177,6 +201,8 @@ def _header(path: Path, file: BinaryIO, sample_rate: int, resample: bool) -> _He
         raise BadInput(
             f"{path}: {samples / rate:.0f} s long, but at most {LONGEST} s are read; cut it"
         )
+    if sample_rate is None:
+        return _Header(codec, bits, channels, rate, samples)
     if rate != sample_rate and not resample:
         raise BadInput(
             f"{path}: sample rate {rate} Hz, but {sample_rate} Hz is expected; convert the file, "
@@ -188,7 +214,7 @@ def _header(path: Path, file: BinaryIO, sample_rate: int, resample: bool) -> _He
             f"{path}: sample rate {rate} Hz, which has too little in common with {sample_rate} Hz "
             f"to be resampled here (ratio {old}:{new}); convert the file"
         )
-    return _Header(codec, bits, rate, samples)
+    return _Header(codec, bits, channels, rate, samples)
 
 
 def _require_riff(path: Path, start: bytes, size: int) -> None:
@@ -263,8 +289,8 @@ def _is_name(raw: bytes) -> bool:
     return all(32 <= byte < 127 for byte in raw)
 
 
-def _format(path: Path, fmt: bytes) -> tuple[int, int, int]:
-    """Codec (`PCM` or `FLOAT`), bits per sample and rate in Hz of a sound format chunk."""
+def _format(path: Path, fmt: bytes, channel: int | None) -> tuple[int, int, int, int]:
+    """Codec (`PCM` or `FLOAT`), bits a sample, channels and rate in Hz of a format chunk."""
     if len(fmt) < 16:
         raise BadInput(f"{path}: impossible header: 'fmt ' of {len(fmt)} bytes, not 16; {CONVERT}")
     codec, channels, rate, byte_rate, align, bits = struct.unpack("<HHIIHH", fmt[:16])
@@ -275,30 +301,35 @@ def _format(path: Path, fmt: bytes) -> tuple[int, int, int]:
         raise BadInput(f"{path}: compressed as {name}, but PCM or float is expected; {CONVERT}")
     if channels == 0 or not 1 <= rate <= HIGHEST_RATE:
         raise BadInput(f"{path}: impossible header: {channels} channels at {rate} Hz; {CONVERT}")
-    if channels != 1:
+    if channel is None and channels != 1:
         raise BadInput(f"{path}: {channels} channels, but 1 is expected; save one of them as mono")
-    if bits not in WIDTHS[codec] or align != bits // 8 or byte_rate != rate * align:
+    if channel is not None and channel > channels:
+        raise BadInput(f"{path}: channel {channel} is asked for, of {channels}; name another")
+    if bits not in WIDTHS[codec] or align != bits // 8 * channels or byte_rate != rate * align:
         raise BadInput(
             f"{path}: impossible header: {bits} bits, block align {align} and byte rate "
             f"{byte_rate} disagree at {rate} Hz; {CONVERT}"
         )
-    return codec, bits, rate
+    return codec, bits, channels, rate
 
 
-def _decoded(path: Path, file: BinaryIO, header: _Header) -> np.ndarray:
+def _decoded(path: Path, file: BinaryIO, header: _Header, column: int) -> np.ndarray:
     """The samples at the file's own rate, shape (samples,), float32, finite."""
     whole = (header.codec, header.bits) == (PCM, 16)
     os.lseek(file.fileno(), 0, os.SEEK_SET)  # the library begins where the descriptor stands
     try:
         with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             found = sound.frames
-            samples = sound.read(header.samples, dtype="int16" if whole else "float32")
+            samples = sound.read(
+                header.samples, dtype="int16" if whole else "float32", always_2d=True
+            )
     except soundfile.SoundFileError as error:
         raise BadInput(f"{path}: cannot be decoded ({error}); {CONVERT}") from None
-    if found != header.samples or samples.shape != (header.samples,):
+    if found != header.samples or samples.shape != (header.samples, header.channels):
         raise BadInput(
             f"{path}: {found} samples decoded, {header.samples} declared by the header; {CONVERT}"
         )
+    samples = np.ascontiguousarray(samples[:, column])
     if whole:
         return samples * np.float32(1 / 32768)  # a power of two: exact, and as fast as it gets
     wrong = np.flatnonzero(~np.isfinite(samples))

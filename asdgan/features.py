@@ -226,7 +226,12 @@ def _compute(
 
 
 def _clip_length(clip: "Clip", settings: LogMel) -> int:
-    length = wav_length(clip.path, sample_rate=settings.sample_rate, resample=settings.resample)
+    length = wav_length(
+        clip.path,
+        sample_rate=settings.sample_rate,
+        resample=settings.resample,
+        channel=clip.channel,
+    )
     if length < settings.n_fft:
         raise BadInput(f"{clip.path}: {_short(length, settings)}")
     return length
@@ -245,7 +250,10 @@ def _batches(lengths: Sequence[int]) -> Iterator[range]:
 def _values(batch: Sequence["Clip"], length: int, settings: LogMel) -> bytes:
     """The frames of equally long clips, as they lie in the file: (frames, mels), float32."""
     rate, resample = settings.sample_rate, settings.resample
-    samples = [read_wav(clip.path, sample_rate=rate, resample=resample) for clip in batch]
+    samples = [
+        read_wav(clip.path, sample_rate=rate, resample=resample, channel=clip.channel)
+        for clip in batch
+    ]
     for clip, values in zip(batch, samples, strict=True):
         if len(values) != length:
             raise BadInput(f"{clip.path}: changed while it was being read; start again")

@@ -392,8 +392,8 @@ def _read(
         scores={
             "clip": _text(clip.name for clip in clips),
             "section": _text(clip.section for clip in clips),
-            "label": _text(clip.label for clip in clips),
             "domain": _text(clip.domain or "" for clip in clips),
+            "label": _text(clip.label for clip in clips),
             **{f"score/{name}": values for name, values in arrays.items()},
             **_training_scores(stack.config, detector, material.train, chosen),
         },

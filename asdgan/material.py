@@ -59,13 +59,40 @@ def root_of(config: DictConfig, counter: Counter) -> Path:
     )
 
 
-def machine_types_of(machine: str | Sequence[str], root: Path, release: str) -> tuple[str, ...]:
+def choice_of(config: DictConfig) -> clips.Choice:
+    """Which clips of its release the settings ask for; a release without a setting has no choice.
+
+    Raises:
+        BadInput: A value that no release takes.
+    """
+    values = {
+        name: config.dataset[name]
+        for name in ("subset", "train", "truth", "channel")
+        if name in config.dataset and config.dataset[name] is not None
+    }
+    if "truth" in values:
+        values["truth"] = Path(values["truth"])
+    return clips.Choice(**values)
+
+
+def table_of(config: DictConfig, root: Path, machine_type: str) -> tuple[clips.Clip, ...]:
+    """The clips of a machine type that the settings ask for.
+
+    Raises:
+        BadInput: The data set cannot be used.
+    """
+    return clips.clip_table(root, config.dataset.release, machine_type, choice_of(config))
+
+
+def machine_types_of(
+    machine: str | Sequence[str], root: Path, config: DictConfig
+) -> tuple[str, ...]:
     """The machine types that `machine` (a name, several, or `all`) stands for.
 
     Raises:
         BadInput: The data set has no such machine type.
     """
-    there = clips.machine_types(root, release)
+    there = clips.machine_types(root, config.dataset.release, choice_of(config))
     if machine == "all":
         return tuple(there)
     asked = [machine] if isinstance(machine, str) else list(machine)
@@ -83,7 +110,7 @@ def fingerprint_of(config: DictConfig, root: Path, machine_type: str) -> str:
     Raises:
         BadInput: The data set cannot be used.
     """
-    table = clips.clip_table(root, config.dataset.release, machine_type)
+    table = table_of(config, root, machine_type)
     return clips.fingerprint(table, _store(config) / "digests.json")
 
 
@@ -96,7 +123,7 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
     from asdgan.features import LogMel, stored_frames
     from asdgan.windows import Windows
 
-    table = clips.clip_table(root, config.dataset.release, machine_type)
+    table = table_of(config, root, machine_type)
     digests = _store(config) / "digests.json"
     log_mel = LogMel(**config.features)
     advance = counter(f"{machine_type}: log-mel", len(table))
@@ -110,7 +137,7 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
             part,
             log_mel,
             store=_store(config),
-            data=clips.fingerprint(part, digests),
+            data=clips.fingerprint(part, digests, judged=False),
             on_clip=advance,
         )
         windows[split] = Windows(

@@ -58,9 +58,7 @@ def run(config: DictConfig) -> list[Kept]:
             return advance
 
         root = material.root_of(config, counter)
-        for machine_type in material.machine_types_of(
-            config.machine, root, config.dataset.release
-        ):
+        for machine_type in material.machine_types_of(config.machine, root, config):
             heard = material.listen(config, root, machine_type, counter)
             point = job.alone(config, heard)
             found = ledger.find(outputs / "runs", point.signature(0, config.epochs))

@@ -101,6 +101,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.progress": _FLAG,
     "trainer.train_scores": _FLAG,
     "features.resample": _FLAG,
+    "dataset.train": _one_of("same", "both"),
+    "dataset.channel": _whole(1),
     "sweep.dry_run": _FLAG,
     "sweep.skip_invalid": _FLAG,
     "sweep.retry": _one_of("failed", "never"),
@@ -281,8 +283,13 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
         and not key.endswith("_partial_")
         and not _says_again(key, value)
     }
+    chosen = ("release", "subset", "train", "channel")
     return kept | {
-        "dataset.release": flat["dataset.release"],
+        **{
+            f"dataset.{name}": flat[f"dataset.{name}"]
+            for name in chosen
+            if f"dataset.{name}" in flat
+        },
         "machine": machine_type,
         "trainer.dtype": flat["trainer.dtype"],
         "trainer.precision": flat["trainer.precision"],

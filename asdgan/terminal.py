@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
@@ -91,9 +92,16 @@ def stopped(number: int) -> int:
 class Bar:
     """Progress over something that is counted; line by line where nobody watches."""
 
-    def __init__(self, progress: Progress | None, title: str, total: int) -> None:
-        """Starts at 0 of `total`."""
+    def __init__(
+        self,
+        progress: Progress | None,
+        title: str,
+        total: int,
+        counted: Callable[[int], str] = str,
+    ) -> None:
+        """Starts at 0 of `total`; `counted` writes a number where nobody watches."""
         self._progress, self._title, self._total, self._done = progress, title, total, 0
+        self._counted = counted
         self._task = progress.add_task(escape(title), total=total) if progress else None
         self._said = time.monotonic()
 
@@ -105,19 +113,27 @@ class Bar:
             self._progress.update(self._task, completed=self._done, description=title)
         elif time.monotonic() - self._said > _QUIET_SECONDS:
             self._said = time.monotonic()
-            console.print(escape(f"{self._title}: {self._done} of {self._total} {note}".rstrip()))
+            done, total = self._counted(self._done), self._counted(self._total)
+            console.print(escape(f"{self._title}: {done} of {total} {note}".rstrip()))
 
 
 @contextmanager
-def bars(shown: bool) -> Iterator[Callable[[str, int], Bar]]:
-    """Makes progress bars by title and total; plain lines where the output is not a terminal."""
+def bars(
+    shown: bool, counted: Callable[[int], str] | None = None
+) -> Iterator[Callable[[str, int], Bar]]:
+    """Makes progress bars by title and total; plain lines where the output is not a terminal.
+
+    Args:
+        shown: Whether there are bars at all.
+        counted: Writes a number of bytes, where bytes are counted; None where things are.
+    """
     if not (shown and console.is_terminal):
-        yield lambda title, total: Bar(None, title, total)
+        yield lambda title, total: Bar(None, title, total, counted or str)
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if counted else MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -312,3 +312,24 @@ def python(code: str, *folders: str) -> str:
     call = [sys.executable, "-W", "error", "-c", code]
     environment = {**os.environ, "PYTHONPATH": paths}
     return subprocess.run(call, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_channel_of_several_is_the_one_that_was_asked_for(tmp_path, subtype):
+    eight = np.stack([noise(seed=seed) for seed in range(8)], axis=1) / 32768
+    soundfile.write(tmp_path / "a.wav", eight, RATE, subtype=subtype)
+    for channel in (1, 8):
+        samples = read_wav(tmp_path / "a.wav", sample_rate=RATE, resample=False, channel=channel)
+        assert np.array_equal(samples, eight[:, channel - 1].astype(np.float32))
+    rest = {"sample_rate": RATE, "resample": False}
+    assert wav_length(tmp_path / "a.wav", channel=2, **rest) == SAMPLES
+    with pytest.raises(BadInput, match="channel 9 is asked for, of 8"):
+        read_wav(tmp_path / "a.wav", channel=9, **rest)
+    with pytest.raises(BadInput, match="8 channels, but 1 is expected"):
+        read_wav(tmp_path / "a.wav", **rest)
+
+
+def test_half_a_sample_of_the_last_channel_is_refused(wav):
+    path = wav(riff(fmt(channels=8), chunk(b"data", PCM + b"\0\0")))
+    with pytest.raises(BadInput, match="no whole number of 16-bit samples of 8 channels"):
+        read_wav(path, sample_rate=RATE, resample=False, channel=1)

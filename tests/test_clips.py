@@ -93,9 +93,9 @@ def test_a_root_at_the_wrong_level_is_told_the_right_one(plant, wrong):
 
 def test_an_unknown_release_is_told_the_nearest(plant):
     with pytest.raises(
-        BadInput, match=r"no release 'dcase2002'; known: .*did you mean 'dcase2020'\?"
+        BadInput, match=r"no release 'dcase20020'; known: .*did you mean 'dcase2020'\?"
     ):
-        machine_types(plant, "dcase2002")
+        machine_types(plant, "dcase20020")
 
 
 def test_an_unknown_machine_type_is_told_those_there_and_the_nearest(plant):

@@ -14,7 +14,11 @@ LIGHT = [
     "asdgan",
     "asdgan.errors",
     "asdgan.files",
+    "asdgan.releases",
+    "asdgan.folders",
+    "asdgan.labels",
     "asdgan.clips",
+    "asdgan.data",
     "asdgan.ledger",
     "asdgan.points",
     "asdgan.ranking",
@@ -29,7 +33,8 @@ LIGHT = [
     "asdgan.sweep.workers",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
-DATA = ["clips", "audio", "features", "windows", "demo", "data"]
+DATA = ["releases", "folders", "labels", "clips", "audio", "features", "windows", "demo"]
+DATA += ["download", "archives", "fetch", "audit"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
@@ -44,6 +49,7 @@ FORBIDDEN = {
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "job": {"models", "run", "board", "sweep"},
     "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    "data": {"models", "detector", "ledger", "run", "settings", "sweep"},  # a command
     **{
         room: {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"}
         for room in DATA

@@ -14,7 +14,6 @@ import torch
 from omegaconf import OmegaConf
 
 from asdgan import ledger, run, settings
-from asdgan.clips import clip_table
 from asdgan.errors import BadInput
 from asdgan.features import Frames, LogMel, log_mel
 from asdgan.windows import Windows
@@ -173,18 +172,78 @@ class Recording:
         self.path, self.section, self.domain, self.attributes = path, "00", None, ()
 
 
-def test_real_clips_are_trained_on_scored_and_judged(shared, tmp_path):
-    root = shrunk_clips(shared, tmp_path / "real", "smoke6")
+def real_run(root, tmp_path, release, *overrides):
     rest = [o for o in TINY if not o.startswith(("dataset.", "machine="))]
-    where = ("dataset=dcase2020", f"dataset.root={root}", f"outputs={tmp_path}")
-    config = settings.compose(
-        ["model=skip_ganomaly", *rest, *where, "epochs=1", "machine=[pump,ToyCar]"]
+    where = (f"dataset={release}", f"dataset.root={root}", f"outputs={tmp_path}")
+    fast = ("model=skip_ganomaly", "epochs=1", "windows.stride=8")
+    return run.run(settings.compose([*rest, *where, *fast, *overrides]))
+
+
+def test_real_clips_are_trained_on_scored_and_judged(shared, tmp_path, capsys):
+    root = shrunk_clips(shared, tmp_path / "real", "smoke6")
+    pump = root / "dev_data" / "pump"
+    moved = next((pump / "train").glob("normal_id_02_*.wav"))
+    moved.rename(pump / "test" / moved.name)  # an id whose test clips are all normal
+    shutil.copy(next((pump / "train").glob("normal_id_00_*")), pump / "train" / moved.name)
+    kept = {one.row["machine_type"]: one.row for one in real_run(root, tmp_path, "dcase2020")}
+    assert set(kept) == {"ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve"}
+    assert set(kept["ToyCar"]["sections"]) == {"01", "02", "03", "04"}
+    sections = kept["pump"]["sections"]
+    assert sections["02"]["auc"] is None
+    others = [of["auc"] for name, of in sections.items() if name != "02"]
+    assert kept["pump"]["auc"] == pytest.approx(sum(others) / len(others), abs=1e-12)
+    assert "pump 02 undefined: id_02: 1 normal, 0 anomaly clips" in capsys.readouterr().out
+
+
+def test_real_clips_of_mixed_origin_are_trained_on_scored_and_judged(shared, tmp_path):
+    root = shrunk_clips(shared, tmp_path / "real", "bench4")
+    kept = {one.row["machine_type"]: one.row for one in real_run(root, tmp_path, "dcase2020")}
+    assert {name: row["test_clips"] for name, row in kept.items()} == {
+        "fan": 42, "lathe": 30, "slider": 16, "valve": 70,
+    }  # fmt: skip
+    assert all(0 <= row["auc"] <= 1 for row in kept.values())
+
+
+def test_real_clips_of_2023_carry_their_domain_to_their_scores(shared, tmp_path):
+    valve = shrunk_clips(shared, tmp_path / "real", "dcase2023") / "dev_data" / "valve"
+    (valve / "train").mkdir()
+    for path in sorted((valve / "test").glob("*_normal_00[012]*.wav")):
+        path.rename(valve / "train" / path.name.replace("_test_", "_train_"))
+    (kept,) = real_run(tmp_path / "real", tmp_path, "dcase2023")
+    assert (kept.row["train_clips"], kept.row["test_clips"]) == (30, 70)
+    assert kept.row["settings"]["dataset.subset"] == "dev"
+    assert set(scores_of(kept)["domain"]) == {"source"}
+    assert kept.row["sections"]["00"]["anomaly"] == 50
+
+
+def test_evaluation_clips_are_judged_by_the_list_that_is_pointed_to(shared, tmp_path):
+    home = tmp_path / "real" / "eval_data" / "valve"
+    valve = shrunk_clips(shared, tmp_path / "all", "dcase2023") / "dev_data" / "valve" / "test"
+    rows = {"data": [], "domain": []}
+    for number, path in enumerate(sorted(valve.glob("*_00[34]?_*.wav"))):
+        name = f"section_03_{number:04}.wav"
+        rows["data"].append(f"{name},{int('anomaly' in path.name)}\n")
+        rows["domain"].append(f"{name},{number % 2}\n")
+        (home / "test").mkdir(parents=True, exist_ok=True)
+        path.rename(home / "test" / name)
+    (home / "train").mkdir()
+    for path in sorted(valve.glob("*_normal_00[012]?_*.wav")):
+        name = path.name.replace("_test_", "_train_").replace("section_00", "section_03")
+        path.rename(home / "train" / name)
+    for kind, lines in rows.items():
+        listed = (
+            tmp_path / "truth" / f"ground_truth_{kind}" / "ground_truth_valve_section_03_test.csv"
+        )
+        listed.parent.mkdir(parents=True)
+        listed.write_text("".join(lines))
+    blind, told = (
+        real_run(tmp_path / "real", tmp_path, "dcase2022", "dataset.subset=eval", *rest)[0]
+        for rest in ((), (f"dataset.truth={tmp_path / 'truth'}",))
     )
-    pump, car = run.run(config)
-    assert set(pump.row["sections"]) == {"00", "04", "06"}  # no test clip of id_02 is there
-    clips = clip_table(root, "dcase2020", "ToyCar")
-    assert car.row["test_clips"] == sum(clip.split == "test" for clip in clips)
-    assert set(car.row["sections"]) == {"01", "02", "03", "04"}
+    assert (blind.row["auc"], told.row["sections"]["03"]["normal"]) == (None, 20)
+    assert blind.row["signature"] != told.row["signature"]
+    assert set(scores_of(told)["domain"]) == {"source", "target"}
+    assert np.array_equal(scores_of(told)["score/combined"], scores_of(blind)["score/combined"])
 
 
 def test_the_command_line_answers_a_mistake_with_a_sentence_and_exit_code_2(tmp_path, repository):

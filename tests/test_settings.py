@@ -24,7 +24,7 @@ REFUSED = [
     (["features.hop=5000"], "hop=5000"),
     (["dataset=dcase2020", "dataset.ids=1"], "dataset.ids: dataset=dcase2020 has no such setting"),
     (["+speed=fast"], "speed: no such setting, nothing would read it"),
-    (["dataset=dcase2020"], "dataset.root is missing: set it with dataset.root="),
+    (["dataset=folder"], "dataset.root is missing: set it with dataset.root="),
     (["model._target_=os.system"], "model._target_=os.system: only asdgan.models"),
     (["batch=["], r"batch=\[: not a setting of the form key=value"),
     (["seed=1", "seed=2"], "seed is given twice"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from asdgan import clips
+from asdgan import material
 from asdgan.audio import wav_length
 from asdgan.sweep import aside, noise
 from asdgan.sweep.plan import Job
@@ -59,10 +59,15 @@ def _steps(job: Job) -> tuple[int, bool]:
     rate = config.features.sample_rate
     count, samples = ASSUMED[0], int(ASSUMED[1] * rate)
     if job.root:
-        table = clips.clip_table(Path(job.root), config.dataset.release, job.stack.machine_type)
+        table = material.table_of(config, Path(job.root), job.stack.machine_type)
         train = [clip for clip in table if clip.split == "train"]
         count = len(train)
-        samples = wav_length(train[0].path, sample_rate=rate, resample=config.features.resample)
+        samples = wav_length(
+            train[0].path,
+            sample_rate=rate,
+            resample=config.features.resample,
+            channel=train[0].channel,
+        )
     frames = 1 + samples // config.features.hop
     windows = max(0, frames - config.windows.frames) // config.windows.stride + 1
     return -(-count * windows // config.batch), not job.root

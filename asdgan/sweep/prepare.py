@@ -84,7 +84,7 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
                 known[data] = str(root.resolve())
             root = Path(known[data])
             roots[number] = known[data]
-            types = material.machine_types_of(part.machine, root, config.dataset.release)
+            types = material.machine_types_of(part.machine, root, config)
             for name in types:
                 if (data, name) not in prints:
                     prints[data, name] = material.fingerprint_of(config, root, name)
@@ -93,7 +93,8 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
 
 
 def _is_there(part: Part) -> bool:
-    root = OmegaConf.to_container(part.config.dataset)["root"]  # pyright: ignore - maybe ???
+    dataset = OmegaConf.to_container(part.config.dataset, resolve=True)
+    root = dataset["root"]  # pyright: ignore - maybe ???
     return root is not None and Path(root).is_dir()
 
 
