@@ -8,6 +8,7 @@ the nearest, a wrong choice with the choices, all bad values in one list.
 import copy
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -322,6 +323,10 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     if was_there:
         GlobalHydra.instance().clear()
     try:
+        if not os.environ.get("ASDGAN_DATA", "set"):
+            del os.environ[
+                "ASDGAN_DATA"
+            ]  # empty is not set; OmegaConf differs
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("run", list(overrides))
     except HydraException as error:

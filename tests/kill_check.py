@@ -4,11 +4,12 @@
 
 A sweep of light jobs (tests/light.py) is killed at a random instant: one half of the times its
 process alone, the other half all its processes in random order. Then the same sweep begins again,
-until one is left alone. Its plan, lock, watch, board, launcher, workers, results and failures are
-the real ones; a job in each plan raises as long as there are kills left. Left out, because a
-start would take ten times as long: Hydra's own start and the reading of the command line (each
-sweep is a fork of this process, which has done both), models on the meta device, and training,
-whose checkpoints tests/test_checkpoint.py and tests/test_plug.py cut.
+until it is done; then another one, until there were as many kills as asked for. Its plan, lock,
+watch, board, launcher, workers, results and failures are the real ones; a job in each plan raises
+as long as the sweep is killed. Left out, because a start would take ten times as long: Hydra's own
+start and the reading of the command line (each sweep is a fork of this process, which has done
+both), models on the meta device, and training, whose checkpoints tests/test_checkpoint.py and
+tests/test_plug.py cut.
 
 Exits with 1 unless no finished result was lost or changed by a byte, nothing half-written could
 be read, each kill made at most one job per slot run again, nothing of a killed sweep was alive
@@ -101,73 +102,93 @@ def look(folder, known):
     return complaints
 
 
+def sweep(folder, jobs, slots, most):
+    """One sweep, killed again and again until it is done, `most` times or more seldom."""
+    light.recordings(folder / "plant")
+    typed = [
+        f"seed=range(0,{2 * jobs})", "epochs=1,2", "sweep.lanes=2", f"sweep.slots={slots}",
+    ]  # fmt: skip
+    light.launcher(folder, *typed)  # for all that begin: imports, and the command line read
+    place = folder / "sweeps" / "light"
+    place.mkdir(parents=True)
+    words = ["raises" if number == DOOMED else "" for number in range(jobs)]
+    (place / "deaths.json").write_text(json.dumps(words))
+    known, complaints, seen = {}, [], set()
+    kills, amid, slowest, code = 0, 0, 0.0, None
+    while code != 0:
+        if kills >= most or code == 1:
+            (place / "deaths.json").unlink(missing_ok=True)
+        pid, code = begin(folder, typed), None
+        if kills >= most:
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        elif kills % 4:  # the fourth part falls while processes start
+            code = await_a_job(pid, place / "begun.txt")
+        if code is None:
+            time.sleep(random.uniform(0, 1))
+            code = ended(pid)
+        if code is None:
+            workers = descendants(pid)
+            kill([pid, *(workers if kills % 8 < 4 else [])])
+            os.waitpid(pid, 0)
+            slowest = max(slowest, seconds_to_end(workers))
+            kills += 1
+            amid += len(workers) > 0
+        seen |= set((folder / "runs").rglob(".*.part"))
+        complaints += look(folder, known)
+        if code not in (None, 0, 1):
+            complaints.append(f"a sweep ended by itself with exit code {code}")
+            break
+    begun = (place / "begun.txt").read_text().splitlines()
+    again = len(begun) - len(set(begun))
+    if len(known) != 2 * jobs:
+        complaints.append(f"{len(known)} results of {2 * jobs}")
+    if again > kills * slots:
+        complaints.append(f"{again} jobs ran again after {kills} kills of {slots} slots")
+    if slowest > GONE_SECONDS:
+        complaints.append(f"a worker lived longer than {GONE_SECONDS} s after its parent")
+    return {
+        "kills": kills,
+        "amid": amid,
+        "known": len(known),
+        "again": again,
+        "failures": len(ledger.failures(folder / "runs")[0]),
+        "halves": len(seen),
+        "slowest": slowest,
+        "complaints": complaints,
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--jobs", type=int, default=150)
+    parser.add_argument("--kills", type=int, default=100, help="in all, one sweep after another")
+    parser.add_argument("--jobs", type=int, default=150, help="of a sweep")
     parser.add_argument("--slots", type=int, default=2)
     chosen = parser.parse_args()
     light.lighten()
-    began, known, complaints, seen = time.monotonic(), {}, [], set()
-    kills, amid, slowest = 0, 0, 0.0
-    with tempfile.TemporaryDirectory() as named:
-        folder = Path(named)
-        light.recordings(folder / "plant")
-        typed = [
-            f"seed=range(0,{2 * chosen.jobs})", "epochs=1,2", "sweep.lanes=2",
-            f"sweep.slots={chosen.slots}",
-        ]  # fmt: skip
-        light.launcher(folder, *typed)  # for all that begin: imports, and the command line read
-        sweep = folder / "sweeps" / "light"
-        sweep.mkdir(parents=True)
-        words = ["raises" if number == DOOMED else "" for number in range(chosen.jobs)]
-        (sweep / "deaths.json").write_text(json.dumps(words))
-        code = None
-        while code != 0:
-            if kills >= chosen.kills or code == 1:
-                (sweep / "deaths.json").unlink(missing_ok=True)
-            pid, code = begin(folder, typed), None
-            if kills >= chosen.kills:
-                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            elif kills % 4:  # the fourth part falls while processes start
-                code = await_a_job(pid, sweep / "begun.txt")
-            if code is None:
-                time.sleep(random.uniform(0, 1))
-                code = ended(pid)
-            if code is None:
-                workers = descendants(pid)
-                kill([pid, *(workers if kills % 8 < 4 else [])])
-                os.waitpid(pid, 0)
-                slowest = max(slowest, seconds_to_end(workers))
-                kills += 1
-                amid += len(workers) > 0
-            seen |= set((folder / "runs").rglob(".*.part"))
-            complaints += look(folder, known)
-            print(f"kill {kills}: {len(known)} results, exit code {code}", file=sys.stderr)
-            if code not in (None, 0, 1):
-                complaints.append(f"a sweep ended by itself with exit code {code}")
-                break
-        begun = (sweep / "begun.txt").read_text().splitlines()
-        failures = len(ledger.failures(folder / "runs")[0])
-    again = len(begun) - len(set(begun))
-    if len(known) != 2 * chosen.jobs:
-        complaints.append(f"{len(known)} results of {2 * chosen.jobs}")
-    if again > kills * chosen.slots:
-        complaints.append(f"{again} jobs ran again after {kills} kills of {chosen.slots} slots")
-    if slowest > GONE_SECONDS:
-        complaints.append(f"a worker lived longer than {GONE_SECONDS} s after its parent")
+    began, found = time.monotonic(), []
+    while (kills := sum(one["kills"] for one in found)) < chosen.kills:
+        if any(one["complaints"] for one in found):
+            break
+        with tempfile.TemporaryDirectory() as named:
+            found.append(sweep(Path(named), chosen.jobs, chosen.slots, chosen.kills - kills))
+        print(f"sweep {len(found)}: {kills + found[-1]['kills']} kills", file=sys.stderr)
+    total = {key: sum(one[key] for one in found) for key in found[0] if key != "complaints"}
+    complaints = [one for each in found for one in each["complaints"]]
     print(
         json.dumps(
             {
-                "kills": kills,
-                "of which with live workers": amid,
-                "jobs": chosen.jobs,
-                "results": len(known),
-                "run again": again,
-                "allowed": kills * chosen.slots,
-                "failures on record, all of them made good": failures,
-                "half-written files, invisible": len(seen),
-                "seconds until the last worker was gone, at worst": round(slowest, 3),
+                "sweeps": len(found),
+                "kills": total["kills"],
+                "of which with live workers": total["amid"],
+                "jobs": chosen.jobs * len(found),
+                "results": total["known"],
+                "run again": total["again"],
+                "allowed": total["kills"] * chosen.slots,
+                "failures on record, all of them made good": total["failures"],
+                "half-written files, invisible": total["halves"],
+                "seconds until the last worker was gone, at worst": round(
+                    max(one["slowest"] for one in found), 3
+                ),
                 "seconds in all": round(time.monotonic() - began),
                 "complaints": complaints,
             },

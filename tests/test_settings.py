@@ -98,3 +98,10 @@ def test_machine_type_recipe_and_data_make_another_point():
     fan, pump = (settings.identity(config, name) for name in ("fan", "pump"))
     found = {signature(fan, 1, "a"), signature(pump, 1, "a"), signature(fan, 2, "a")}
     assert len(found | {signature(fan, 1, "b")}) == 4
+
+
+def test_an_empty_folder_of_releases_is_as_good_as_none(monkeypatch):
+    monkeypatch.setenv("ASDGAN_DATA", "")
+    assert settings.compose(["dataset=dcase2020"]).dataset.root == "data/dcase2020"
+    monkeypatch.setenv("ASDGAN_DATA", "elsewhere")
+    assert settings.compose(["dataset=dcase2020"]).dataset.root == "elsewhere/dcase2020"

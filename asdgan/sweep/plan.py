@@ -259,6 +259,8 @@ def _anywhere(config: DictConfig) -> Any:  # noqa: ANN401 - what JSON can say
     """Settings that mean the same in another working directory, where a cluster's jobs run."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
+    if config.dataset.get("truth") is not None:
+        plain["dataset"]["truth"] = str(Path(config.dataset.truth).resolve())
     return {**plain, "outputs": str(Path(config.outputs).resolve())}
 
 
