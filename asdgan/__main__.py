@@ -1,4 +1,4 @@
-"""`asdgan run | board | judge | submission`: hands each word to its module."""
+"""`asdgan run | board | judge | submission | score`: hands each word to its module."""
 
 import sys
 from collections.abc import Callable
@@ -9,6 +9,7 @@ WORDS = {
     "board": "list results, best first",
     "judge": "anybody's score files to the official numbers of their year",
     "submission": "a result to the challenge's own CSV files",
+    "score": "a finished run on new recordings",
 }
 
 

@@ -121,6 +121,16 @@ def stored_frames(
         return _mapped(path, body)
 
 
+def clip_frames(clip: "Clip", settings: LogMel) -> Tensor:
+    """The frames of one clip by itself, without a store: shape (frames, mels), float32, dB.
+
+    Raises:
+        BadInput: As `stored_frames`.
+    """
+    values = _values([clip], _clip_length(clip, settings), settings)
+    return torch.frombuffer(bytearray(values), dtype=torch.float32).reshape(-1, settings.mels)
+
+
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Within it, matrix products are float32's own, whatever a training may have asked for.
