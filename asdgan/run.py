@@ -46,7 +46,7 @@ def run(config: DictConfig) -> list[Kept]:
 
     outputs = Path(config.outputs)
     job.quiet_libraries()
-    torch.set_num_threads(job.threads_of(config, 1, job.usable_cores()))
+    torch.set_num_threads(job.threads_of(config, 1, material.usable_cores()))
     kept: list[Kept] = []
     failures: list[str] = []
     logger = _logger(config)

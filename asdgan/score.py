@@ -231,6 +231,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _score(asked: argparse.Namespace) -> list[str]:
     """Scores, prints and writes; gives the sentences on bad clips."""
+    import torch
+
     if not 0 < asked.quantile < 1:
         raise BadInput(f"--quantile {asked.quantile} is not between 0 and 1; baselines take 0.9")
     try:
@@ -246,6 +248,7 @@ def _score(asked: argparse.Namespace) -> list[str]:
             f"{ready.detector.recipe}: the threshold may not fit; train again"
         )
     paths = list(_wavs(asked.clips))
+    torch.set_num_threads(1)  # a clip is too little for a second one
     lines = []
     with terminal.bars(terminal.console.is_terminal) as bar:
         shown = bar("clips", len(paths)) if terminal.console.is_terminal else None
