@@ -251,6 +251,8 @@ def _compute(
     lengths = [_clip_length(clip, settings) for clip in clips]
     starts = [0, *accumulate(length // settings.hop + 1 for length in lengths)]
     batches = list(_batches(lengths))
+    # Threads that import torchaudio together find it half loaded.
+    _window_and_bands(settings, torch.device("cpu"), torch.float32)
 
     def values(batch: range) -> bytes:
         return _values([clips[i] for i in batch], lengths[batch[0]], settings)

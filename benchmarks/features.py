@@ -7,7 +7,8 @@ The clips are noise of 10 s at 16 kHz, 16 bits. Against librosa, programs take t
 200 files, and each turn is timed from the file to the frames in memory: librosa (soundfile and
 librosa.feature.melspectrogram, clip by clip), torchaudio's own transform (batches of 8), ours on
 one thread, and ours into a new store (threads as many as cores, checksum, fsync). Given are clips
-a second, of the fastest and of the median turn.
+a second, of the fastest and of the median turn, and clips a second of processor time, which
+says more where the cores are shared.
 
 Then a folder of --clips hard links to these files goes through what a run does, in processes of
 its own: `first` finds, fingerprints and computes all of them, `again` maps and verifies what is
@@ -112,19 +113,21 @@ def programs(paths, features, folder, cores):
 
 def compared(paths, folder, rounds, cores):
     named = programs(paths, LogMel(**config().features), folder, cores)
-    seconds = {name: [] for name in named}
+    seconds, used = {name: [] for name in named}, dict.fromkeys(named, 0.0)
     for program in named.values():
         program()  # compiles, loads, warms the page cache
     for _ in range(rounds):
         for name, program in named.items():
-            began = time.perf_counter()
+            began, before = time.perf_counter(), time.process_time()
             program()
             seconds[name].append(time.perf_counter() - began)
+            used[name] += time.process_time() - before
     rates = {
         name: [round(len(paths) / min(mine)), round(len(paths) / statistics.median(mine))]
         for name, mine in seconds.items()
     }
-    return {"clips": len(paths), "threads": torch.get_num_threads(), "clips/s": rates}
+    by_processor = {name: round(len(paths) * rounds / spent) for name, spent in used.items()}
+    return {"clips": len(paths), "clips/s": rates, "clips/processor s": by_processor}
 
 
 def memory():
@@ -156,6 +159,7 @@ def streamed(folder, part):
         said |= {"gather_s": round(spent, 1), "gathered clips/s": round(len(table) / spent)}
     whole = time.perf_counter() - began
     said |= {"seconds": round(whole, 1), "whole clips/s": round(len(table) / whole)}
+    said["processor_s"] = round(time.process_time(), 1)  # imports included
     print(json.dumps(said | memory()))
 
 

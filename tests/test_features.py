@@ -4,6 +4,9 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -329,6 +332,18 @@ def test_eight_processes_at_once_are_one_computation(clips, store, tmp_path):
 def test_how_many_threads_compute_changes_no_bit(clips, store, threads):
     found = frames(clips, store, threads=threads).values
     assert torch.equal(found, torch.cat([expected(clip) for clip in clips]))
+
+
+def test_threads_of_a_fresh_process_load_what_they_need_once(clips, store):
+    code = (
+        "import sys, test_features as t; from pathlib import Path;"
+        "clips = t.write_clips(Path(sys.argv[1])); t.frames(clips, Path(sys.argv[2]), threads=4)"
+    )
+    command = [sys.executable, "-c", code, str(clips[0].path.parents[3]), str(store)]
+    subprocess.run(
+        command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert len(frames(clips, store, on_clip=pytest.fail).starts) == len(clips) + 1
 
 
 def test_threads_leave_torchs_own_settings_alone(clips, store):
