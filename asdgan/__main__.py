@@ -1,4 +1,4 @@
-"""`asdgan run | board | data | judge | submission`: hands each word to its module."""
+"""`asdgan run | board | data | judge | submission | score`: hands each word to its module."""
 
 import sys
 from collections.abc import Callable
@@ -10,6 +10,7 @@ WORDS = {
     "data": "fetch, verify and show releases",
     "judge": "anybody's score files to the official numbers of their year",
     "submission": "a result to the challenge's own CSV files",
+    "score": "a finished run on new recordings",
 }
 
 

@@ -206,7 +206,7 @@ def _header(
     if rate != sample_rate and not resample:
         raise BadInput(
             f"{path}: sample rate {rate} Hz, but {sample_rate} Hz is expected; convert the file, "
-            "or set features.resample=true"
+            f"or set features.resample=true, or features.sample_rate={rate} for all clips"
         )
     old, new = _ratio(rate, sample_rate)
     if old * new > LARGEST_RATIO:

@@ -7,19 +7,16 @@ not verify.
 """
 
 import argparse
-import csv
-import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from asdgan import ledger, metrics, points, ranking
-from asdgan.files import write_whole
+from asdgan.files import as_csv, write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
 from asdgan.terminal import Parser, answer, printable, sheet
@@ -113,7 +110,7 @@ def show(
     for path, why in refused:
         say(f"not counted: {path}: {why}", "red")
     if csv_file:
-        write_whole(csv_file, _csv([line for lines in tables.values() for line in lines]))
+        write_whole(csv_file, as_csv([line for lines in tables.values() for line in lines]))
     if markdown_file:
         titled = {_title(release, by, sort): lines for release, lines in tables.items()}
         write_whole(markdown_file, _markdown(titled, shared, _failed(failed)))
@@ -229,22 +226,6 @@ def _table(lines: list[Line]) -> Table:
         style = "yellow" if LOW in line["notes"] else mean
         table.add_row(*(Text(printable(text)) for text in row.values()), style=style)
     return table
-
-
-def _csv(lines: list[Line]) -> bytes:
-    """All lines with raw values; text that a spreadsheet would run begins with a quote."""
-
-    def cell(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            return value
-        text = said(value)
-        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
-
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([cell(column) for column in lines[0]] if lines else [])
-    writer.writerows([cell(value) for value in line.values()] for line in lines)
-    return stream.getvalue().encode(errors="backslashreplace")
 
 
 def _markdown(tables: dict[str, list[Line]], shared: list[str], failed: list[str]) -> bytes:

@@ -5,14 +5,16 @@ same folder (a rename across file systems is a copy, and a copy can be cut), rea
 only then take their name.
 """
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -152,6 +154,26 @@ def read_json(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path}: not readable as JSON ({error})") from None
     del body["sha256"]
     return body
+
+
+def as_csv(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """A table as CSV: a heading, raw values; text that a spreadsheet would run gets a quote.
+
+    Args:
+        lines: Each by column, all with the same columns.
+    """
+
+    def cell(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return value
+        text = value if isinstance(value, str) else _text(value)
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([cell(column) for column in lines[0]] if lines else [])
+    writer.writerows([cell(value) for value in line.values()] for line in lines)
+    return stream.getvalue().encode(errors="backslashreplace")
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - any JSON value

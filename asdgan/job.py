@@ -99,11 +99,6 @@ def threads_of(config: DictConfig, lanes: int, usable: int) -> int:
     return 1 if config.batch * lanes < SMALL_STEP else usable
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
 def train(
     stack: Stack,
     material: Material,

@@ -275,15 +275,41 @@ def read_scores(result: Result) -> dict[str, NDArray[Any]]:
     Raises:
         Damaged: They are missing or not what was written.
     """
-    path = result.path.with_suffix(".scores.npz")
+    data = _beside(result, f"{result.path.stem}.scores.npz")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def read_config(result: Result) -> str:
+    """The resolved settings that a result was made with, as YAML, verified.
+
+    Raises:
+        Damaged: They are missing or not what was written.
+    """
+    own = f"{result.path.stem}.config.yaml"
+    return _beside(result, own if own in result.files else "config.yaml").decode()
+
+
+def read_weights(result: Result) -> bytes | None:
+    """The content of a result's safetensors file, verified; None where weights are not kept.
+
+    Raises:
+        Damaged: They are missing or not what was written.
+    """
+    name = f"{result.path.stem}.safetensors"
+    return _beside(result, name) if name in result.files else None
+
+
+def _beside(result: Result, name: str) -> bytes:
+    """The content of a file beside a result's JSON, verified."""
+    path = result.path.with_name(name)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != result.files.get(path.name):
+    if hashlib.sha256(data).hexdigest() != result.files.get(name):
         raise Damaged(f"{path}: sha256 is not the one stated in {result.path.name}")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return dict(arrays)
+    return data
 
 
 def each(root: Path, verify: bool = False) -> Iterator[tuple[Path, Result | str]]:

@@ -1,5 +1,6 @@
 """What one machine type gives: windows to learn from, clips to score, and who they are."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,7 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
             log_mel,
             store=_store(config),
             data=clips.fingerprint(part, digests, judged=False),
+            threads=_threads(config),
             on_clip=advance,
         )
         windows[split] = Windows(
@@ -153,6 +155,16 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
         test=windows["test"],
         test_clips=[clip for clip in table if clip.split == "test"],
     )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _threads(config: DictConfig) -> int:
+    """Threads that compute features; beyond some, reading and writing hold them up."""
+    return min(usable_cores(), 16) if config.trainer.threads == "auto" else config.trainer.threads
 
 
 def _store(config: DictConfig) -> Path:

@@ -5,10 +5,11 @@
 again.
 """
 
+import functools
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from asdgan import job, ledger, material, metrics, settings, terminal
 from asdgan.errors import BadInput
 from asdgan.job import Kept
 from asdgan.sweep import drive, elsewhere, grid
+from asdgan.threshold import training_scores, usual_threshold
 
 log = logging.getLogger("asdgan")
+
+SHOWN = 20  # clips without labels, of each machine type
 
 _outcome: list[int] = []  # exit codes of the jobs that Hydra ran in this process
 
@@ -42,7 +46,7 @@ def run(config: DictConfig) -> list[Kept]:
 
     outputs = Path(config.outputs)
     job.quiet_libraries()
-    torch.set_num_threads(job.threads_of(config, 1, job.usable_cores()))
+    torch.set_num_threads(job.threads_of(config, 1, material.usable_cores()))
     kept: list[Kept] = []
     failures: list[str] = []
     logger = _logger(config)
@@ -108,10 +112,11 @@ def _conclude(kept: Sequence[Kept], failures: Sequence[str], logger: Any) -> Non
         return
     rows = [one.row for one in kept]
     overall = metrics.overall({row["machine_type"]: row for row in rows})
-    terminal.console.print(terminal.results_table(rows, overall))
+    if any(_labelled(row) for row in rows):
+        terminal.console.print(terminal.results_table(rows, overall))
     for one in kept:
         if one.row["auc"] is None:
-            terminal.console.print(f"{one.row['machine_type']}: not judged, no labels to judge by")
+            _unjudged(one)
     folders = sorted({str(one.path.parent) for one in kept})
     terminal.console.print("results: " + " ".join(folders), markup=False)
     if logger is not None:
@@ -122,6 +127,45 @@ def _conclude(kept: Sequence[Kept], failures: Sequence[str], logger: Any) -> Non
             step=max(row["epochs"] for row in rows),
         )
         logger.finalize("failed" if failures else "success")
+
+
+def _labelled(row: Mapping[str, Any]) -> int:
+    """Clips with a label."""
+    return sum(section["normal"] + section["anomaly"] for section in row["sections"].values())
+
+
+def _unjudged(one: Kept) -> None:
+    """Prints the scores of what could not be judged, strangest first, and a threshold for them."""
+    row, result = one.row, ledger.read(one.path)
+    name, primary = row["machine_type"], row["primary"]
+    number = next(i for i, r in enumerate(result.own) if r["signature"] == row["signature"])
+    stored = ledger.read_scores(result)
+    known = training_scores(stored, primary, number)
+    limit = None if known is None else usual_threshold(known)
+    say = functools.partial(terminal.console.print, markup=False)
+    why = "no section has clips of both labels" if _labelled(row) else "no labels to judge by"
+    say(f"{name}: not judged, {why}")
+    if f"score/{primary}" in stored:
+        scored = sorted(
+            zip(stored[f"score/{primary}"][number].tolist(), stored["clip"].tolist(), strict=True),
+            key=lambda pair: (-pair[0], pair[1]),
+        )
+        for score, clip in scored[:SHOWN]:
+            verdict = f"  {limit.verdict(score)}" if limit else ""
+            say(f"  {score:12.6g}  {terminal.printable(clip)}{verdict}")
+        if len(scored) > SHOWN:
+            say(
+                f"  and {len(scored) - SHOWN} lower ones, in {one.path.with_suffix('.scores.npz')}"
+            )
+    if limit is None or known is None:
+        reason = "trainer.train_scores=false" if known is None else "their scores are not finite"
+        say(f"{name}: no threshold, as training clips have no scores ({reason})")
+    else:
+        say(
+            f"{name}: threshold {limit.value:.6g} of {primary}, {limit.fit} at "
+            f"{limit.quantile:g} of the scores of {len(known)} training clips"
+        )
+    say(f"{name}: new clips are scored by `python -m asdgan.score {one.path} clip.wav ...`")
 
 
 # The door ---------------------------------------------------------------------------------------

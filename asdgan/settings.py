@@ -10,7 +10,8 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -309,13 +310,40 @@ def build(config: DictConfig) -> "Detector":
     Raises:
         BadInput: A target outside asdgan.models and the named optimisers.
     """
-    for key, value in flatten(OmegaConf.to_container(config.model, resolve=True)).items():
-        if key.endswith("_target_") and not (value in TARGETS or str(value).startswith(MODELS)):
-            raise BadInput(
-                f"model.{key}={value}: only {MODELS}* and {', '.join(TARGETS)} are built"
-            )
+    model = OmegaConf.to_container(config.model, resolve=True)
+    for key, value in _targets(model, "model"):
+        if key == "model._target_" and not _is_model(value):
+            raise BadInput(f"{key}={value}: only the detectors of {MODELS}* are built")
+        if key != "model._target_" and value not in TARGETS:
+            raise BadInput(f"{key}={value}: only {', '.join(TARGETS)} is built beside a model")
     # Hydra writes what it resolves into the tree that it reads, and `identity` reads that too.
     return hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
+
+
+def _targets(tree: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a config node
+    """Every target below a node, in lists too, by its dotted key."""
+    for name, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        if str(name) == "_target_":
+            yield f"{key}.{name}", value
+        elif isinstance(value, Mapping | list):
+            yield from _targets(value, f"{key}.{name}")
+
+
+def _is_model(target: Any) -> bool:  # noqa: ANN401 - any config value
+    """Whether a target is a detector of ours, and no name that its module imported.
+
+    By its beginning alone `asdgan.models.NAME.torch.hub.load` would be one too.
+    """
+    from asdgan.detector import Detector
+
+    found = re.fullmatch(r"(asdgan\.models\.[a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9]*)", str(target))
+    if not found:
+        return False
+    try:
+        made = getattr(import_module(found[1]), found[2], None)
+    except ModuleNotFoundError:
+        return False
+    return isinstance(made, type) and issubclass(made, Detector) and made.__module__ == found[1]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -324,9 +352,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         GlobalHydra.instance().clear()
     try:
         if not os.environ.get("ASDGAN_DATA", "set"):
-            del os.environ[
-                "ASDGAN_DATA"
-            ]  # empty is not set; OmegaConf differs
+            del os.environ["ASDGAN_DATA"]  # empty is not set; OmegaConf differs
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("run", list(overrides))
     except HydraException as error:

@@ -10,15 +10,11 @@ import argparse
 import csv
 import io
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
@@ -29,60 +25,15 @@ from asdgan.errors import BadInput, Damaged
 from asdgan.files import write_json, write_whole
 from asdgan.points import said
 from asdgan.terminal import Parser, answer, printable, sheet
+from asdgan.threshold import FITS, Threshold, threshold
 
 YEARS = range(2020, 2026)
 RECORD = "submission.json"
-FITS = ("gamma", "quantile", "none")
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """Where a score begins to be an anomaly: `value`, and how it was found."""
-
-    value: float
-    fit: str
-    quantile: float
-    parameters: dict[str, float]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes a submission; gives the exit code, 2 for what the user can mend."""
     return answer("asdgan.submission", lambda: _submit(_arguments(argv)))
-
-
-def threshold(scores: NDArray[np.float64], fit: str, quantile: float) -> Threshold:
-    """The score that a share of normal clips stays below.
-
-    Args:
-        scores: Of training clips, shape (clips,).
-        fit: `gamma`: a gamma distribution with three free parameters is fitted to the scores, and
-            the value is its quantile; `quantile`: that of the scores themselves.
-        quantile: In (0, 1); the baselines take 0.9.
-
-    Raises:
-        ValueError: A score is not finite, or no such distribution fits.
-
-    Source: y-kawagu/dcase2021_task2_baseline_ae, whose threshold is one for each machine type.
-    """
-    if not len(scores) or not np.isfinite(scores).all():
-        raise ValueError(f"{int(np.isfinite(scores).sum())} of {len(scores)} scores are finite")
-    if fit == "quantile":
-        return Threshold(float(np.quantile(scores, quantile)), fit, quantile, {})
-    from scipy import stats  # takes longer to load than everything else here
-
-    if np.ptp(scores) == 0:
-        raise ValueError(f"all {len(scores)} scores are equal")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of the search; its end is looked at
-        try:
-            shape, loc, scale = map(float, stats.gamma.fit(scores))
-        except stats.FitError as error:
-            raise ValueError(str(error)) from None
-        value = float(stats.gamma.ppf(quantile, shape, loc=loc, scale=scale))
-    if not np.isfinite(value):
-        raise ValueError("the fit has no finite quantile")
-    parameters = {"shape": shape, "loc": loc, "scale": scale}
-    return Threshold(value, fit, quantile, parameters)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -15,11 +15,10 @@ Exits with 1 unless no finished result was lost or changed by a byte, nothing ha
 be read, each kill made at most one job per slot run again, nothing of a killed sweep was alive
 5 s later, and each sweep that was not killed ended as it should.
 
-Two cores shared with much else, 150 jobs on 2 slots, 100 kills in 25 minutes, 77 of them beside
-live workers: 300 results, none lost or changed; 85 jobs ran again (200 allowed); 13 failures, all
-made good by a later sweep; 29 half-written files, none under a result's name; the last worker was
-gone 1.4 s after its parent at the latest. A thousand kills (--kills 1000 --jobs 1500) have not
-been tried.
+Last figures, `--kills 1000 --jobs 300`, two cores shared with much else, 1,280 s: 1,000 kills of 26
+sweeps, 972 beside live workers; 15,600 results, none lost or changed; 1,185 jobs ran again (2,000
+allowed); 683 failures, all made good by a later start; 441 half-written files, none under a
+result's name; the last worker was gone 0.13 s after its parent at the latest.
 """
 
 import argparse

@@ -88,6 +88,10 @@ BAD = {
     "odd stream": (riff(fmt(), chunk(b"data", PCM + b"\1", 2**32 - 1)), "641 bytes of audio"),
     "no samples": (riff(fmt(), chunk(b"data", b"")), "0 samples, but a recording is expected"),
     "over an hour": (riff(fmt(rate=1, byte_rate=2), chunk(b"data", bytes(7202))), "3601 s long"),
+    "wave64": (b"riff\x2e\x91\xcf\x11" + PCM, r"begins with riff \(a Wave64 file\)"),
+    "a billion samples": (riff(fmt(), chunk(b"data", PCM, 2**31)), "promises 2147483648 bytes"),
+    "8 channels": (riff(fmt(channels=8), DATA), "8 channels, but 1 is expected"),
+    "rate 8000": (riff(fmt(rate=8000), DATA), "8000 Hz, .* features.sample_rate=8000 for all"),
     "0 channels": (riff(fmt(channels=0, align=2), DATA), "impossible header: 0 channels at 16000"),
     "stereo": (riff(fmt(channels=2), DATA), "2 channels, but 1 is expected; save one of them as"),
     "65535 channels": (riff(fmt(channels=65535, align=2), DATA), "65535 channels, but 1"),
@@ -201,6 +205,16 @@ def test_a_dangling_link_says_where_it_points(tmp_path):
     (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
     with pytest.raises(BadInput, match=r"link.wav: is a link to .*gone.wav, where nothing is"):
         read(tmp_path / "link.wav")
+
+
+def test_a_file_that_may_not_be_read_is_named(wav, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = wav(WAV)
+    monkeypatch.setattr(Path, "open", refuse)  # who runs as root may read everything
+    with pytest.raises(BadInput, match=r"cannot be read \(Permission denied\); check it and its"):
+        read(path)
 
 
 def test_a_link_to_a_wav_is_read(tmp_path, wav):

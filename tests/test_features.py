@@ -1,7 +1,12 @@
 """Log-mel against published numbers and librosa; a store that never gives what was not written."""
 
+import hashlib
 import json
 import logging
+import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -53,7 +58,8 @@ def store(tmp_path: Path) -> Path:
 
 
 def frames(clips: Sequence[Clip], store: Path, settings: LogMel = SMALL, **more) -> Frames:
-    return stored_frames(clips, settings, store=store, **{"data": "d", "on_clip": None, **more})
+    chosen = {"data": "d", "threads": 2, "on_clip": None, **more}
+    return stored_frames(clips, settings, store=store, **chosen)
 
 
 def expected(clip: Clip, settings: LogMel = SMALL) -> torch.Tensor:
@@ -284,12 +290,75 @@ def test_writing_into_the_frames_does_not_reach_the_file(clips, store):
     assert torch.equal(frames(clips, store, on_clip=pytest.fail).values[:16], expected(clips[0]))
 
 
-def test_several_at_once_are_one_computation(clips, store):
+def asked(clips: Sequence[Clip], store: Path, start, answers) -> None:
+    """A process that asks for the frames when all others do."""
     counts: list[int] = []
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: frames(clips, store, on_clip=counts.append), range(4)))
-    assert sum(counts) == len(clips)
-    assert all(torch.equal(one.values, found[0].values) for one in found)
+    start.wait()
+    try:
+        found = [frames(clips, store, threads=1, on_clip=counts.append) for _ in range(3)][-1]
+        answers.put((sum(counts), hashlib.sha256(found.values.numpy()).hexdigest()))
+    except BaseException as error:
+        answers.put((sum(counts), repr(error)))
+
+
+def eight_processes(clips: Sequence[Clip], store: Path) -> tuple[list[int], set[str]]:
+    """Clips that each of them computed, and what they got."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["asdgan.features"])  # torch is loaded once, not eight times
+    start, answers = context.Barrier(8), context.Queue()
+    processes = [
+        context.Process(target=asked, args=(clips, store, start, answers)) for _ in range(8)
+    ]
+    for process in processes:
+        process.start()
+    found = [answers.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    return sorted(count for count, _ in found), {said for _, said in found}
+
+
+def test_eight_processes_at_once_are_one_computation(clips, store, tmp_path):
+    alone = hashlib.sha256(frames(clips, tmp_path / "alone").values.numpy()).hexdigest()
+    assert eight_processes(clips, store) == ([0] * 7 + [len(clips)], {alone})
+    (path,) = store.glob("*.npy")
+    flip(path)  # and a damaged file too is made again by one of them
+    assert eight_processes(clips, store) == ([0] * 7 + [len(clips)], {alone})
+    before = path.stat().st_ino
+    assert eight_processes(clips, store) == ([0] * 8, {alone})
+    assert path.stat().st_ino == before
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_how_many_threads_compute_changes_no_bit(clips, store, threads):
+    found = frames(clips, store, threads=threads).values
+    assert torch.equal(found, torch.cat([expected(clip) for clip in clips]))
+
+
+def test_threads_of_a_fresh_process_load_what_they_need_once(clips, store):
+    code = (
+        "import sys, test_features as t; from pathlib import Path;"
+        "clips = t.write_clips(Path(sys.argv[1])); t.frames(clips, Path(sys.argv[2]), threads=4)"
+    )
+    command = [sys.executable, "-c", code, str(clips[0].path.parents[3]), str(store)]
+    subprocess.run(
+        command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert len(frames(clips, store, on_clip=pytest.fail).starts) == len(clips) + 1
+
+
+def test_threads_leave_torchs_own_settings_alone(clips, store):
+    before = torch.get_num_threads()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        torch.set_num_threads(3)
+        frames(clips, store)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.set_num_threads(before)
 
 
 def test_what_was_interrupted_leaves_only_the_lock_and_is_done_by_the_next(clips, store):

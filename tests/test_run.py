@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from asdgan import ledger, run, settings
 from asdgan.errors import BadInput
 from asdgan.features import Frames, LogMel, log_mel
+from asdgan.threshold import usual_threshold
 from asdgan.windows import Windows
 
 TINY = (
@@ -125,18 +126,56 @@ def test_losses_that_are_not_finite_leave_a_record_and_no_result(tmp_path):
     assert ledger.read_all(tmp_path) == ([], [])
 
 
-def test_unlabelled_recordings_are_scored_and_not_judged(tmp_path, capsys):
+def recordings(folder, *names, rate=16000):
+    """Noise, each clip longer than the one before; gives the overrides that name the folder."""
     generator = np.random.default_rng(0)
-    for name in ("train/a", "train/b", "test/c", "test/d"):
-        path = tmp_path / "mine" / f"{name}.wav"
+    for number, name in enumerate(names, 1):
+        path = folder / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, generator.normal(0, 0.1, 32000), 16000, subtype="PCM_16")
+        soundfile.write(path, generator.normal(0, 0.1, number * rate), rate, subtype="PCM_16")
     rest = [o for o in TINY if not o.startswith(("dataset.", "machine="))]
-    where = ("dataset=folder", f"dataset.root={tmp_path / 'mine'}", f"outputs={tmp_path}")
-    (kept,) = run.run(settings.compose(["model=dcase_ae", *rest, *where]))
+    where = ("dataset=folder", f"dataset.root={folder}", f"outputs={folder.parent}")
+    return ["model=dcase_ae", *rest, *where]
+
+
+def test_unlabelled_recordings_are_scored_and_not_judged(tmp_path, capsys):
+    mine = recordings(tmp_path / "mine", "train/a", "train/b", "train/c", "test/c", "test/d")
+    (kept,) = run.run(settings.compose(mine))
     assert kept.row["auc"] is None
-    assert "not judged" in capsys.readouterr().out
-    assert scores_of(kept)["score/recon_l2"].shape == (1, 2)
+    stored = scores_of(kept)
+    assert stored["score/recon_l2"].shape == (1, 2)
+    limit = usual_threshold(stored["train_score/recon_l2"][0])
+    said = capsys.readouterr().out
+    assert "mine: not judged, no labels to judge by" in said
+    assert f"mine: threshold {limit.value:.6g} of recon_l2, {limit.fit} at 0.9 of the" in said
+    for clip, score in zip(stored["clip"], stored["score/recon_l2"][0], strict=True):
+        assert f"{score:.6g}  {clip}  {limit.verdict(score)}\n" in said
+    assert "nan" not in said
+
+
+def test_normal_clips_of_one_kind_are_not_judged_and_that_is_said(tmp_path, capsys):
+    run.run(settings.compose(recordings(tmp_path / "mine", "train/a", "train/b", "test/normal_1")))
+    said = capsys.readouterr().out
+    assert "mine: not judged, no section has clips of both labels" in said
+    assert "0 anomaly" in said
+
+
+def test_normal_recordings_of_another_rate_are_resampled_when_asked_and_give_a_threshold(
+    tmp_path, repository
+):
+    mine = recordings(tmp_path / "mine", "normal/a", "normal/b", "normal/c", rate=8000)
+    with pytest.raises(BadInput, match=r"8000 Hz, .*resample=true, or features.sample_rate=8000"):
+        run.run(settings.compose(mine))
+    said = subprocess.run(
+        [sys.executable, "-m", "asdgan.run", *mine, "features.resample=true"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "mine: not judged" in said.stdout
+    assert "of the scores of 3 training clips" in said.stdout
 
 
 def test_a_machine_type_that_is_not_there_is_refused_with_those_that_are(tmp_path):

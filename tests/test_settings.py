@@ -54,6 +54,31 @@ def test_a_detector_outside_the_house_is_never_built():
         settings.build(config)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "asdgan.models.dcase_ae.torch.hub.load",
+        "asdgan.models.dcase_ae.Path",
+        "asdgan.models.dcase_ae.Perceptron",
+        "asdgan.models.dcase_ae.Detector",
+        "asdgan.models.none.None",
+        7,
+    ],
+)
+def test_what_a_models_module_imports_is_no_detector(target):
+    config = settings.compose(["model=dcase_ae", *FOLDER])
+    config.model._target_ = target
+    with pytest.raises(BadInput, match=f"model._target_={target}: only the detectors of"):
+        settings.build(config)
+
+
+def test_a_target_in_a_list_is_found():
+    config = settings.compose(["model=dcase_ae", *FOLDER])
+    config.model.init_std = [{"_target_": "os.getcwd"}]
+    with pytest.raises(BadInput, match=r"model.init_std.0._target_=os.getcwd: only"):
+        settings.build(config)
+
+
 def test_paths_and_hardware_do_not_make_another_point():
     one = settings.compose(["model=ganomaly", *FOLDER])
     same = settings.compose(

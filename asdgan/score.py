@@ -1,0 +1,422 @@
+"""New recordings scored by a finished run: `python -m asdgan.score RUN clip.wav ...`.
+
+The detector of one point is built again from the settings and the weights that lie beside its
+result, and listens to each wav by itself: a bad one gets its sentence, the others their scores. A
+threshold and a p-value come from what the point's own training clips scored, all of them normal.
+Nothing is learned here, and the run is left as it is.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from asdgan import choice, clips, ledger, terminal
+from asdgan.choice import Choice, Stored
+from asdgan.errors import BadInput, Damaged
+from asdgan.files import as_csv, write_whole
+from asdgan.logmel import LogMel
+from asdgan.points import said
+from asdgan.releases import GRAMMARS
+from asdgan.terminal import Parser, answer, printable, sheet
+from asdgan.threshold import FITS, QUANTILE, Threshold, p_value, threshold, training_scores
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from asdgan.detector import Detector
+
+Line = dict[str, Any]  # of a clip, by column
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A detector that was trained, and how it wants to hear a clip.
+
+    Attributes:
+        detector: On the CPU, with its weights.
+        features: Of its frames.
+        frames: In a window.
+        stride: Frames between the starts of neighbouring windows.
+        release: Of the clips that it learned from.
+        machine_type: Of these too.
+        channel: The one to be heard where a file of the release has several.
+    """
+
+    detector: "Detector"
+    features: LogMel
+    frames: int
+    stride: int
+    release: str
+    machine_type: str
+    channel: int = 1
+
+    def score(self, path: Path, section: str | None = None) -> float:
+        """The primary anomaly score of a wav; the run's own, for a clip that it scored.
+
+        Args:
+            path: Of the wav.
+            section: Which the clip is of; None: what its name says by the release's grammar, or
+                none, which a detector that goes by sections will say.
+
+        Raises:
+            BadInput: The wav is refused, is shorter than a window, or has no finite score.
+        """
+        import torch
+
+        from asdgan.features import Frames, clip_frames
+        from asdgan.windows import Windows
+
+        clip = self._clip(path, section)
+        frames = clip_frames(clip, self.features)
+        windows = Windows(
+            Frames(frames, torch.tensor([0, len(frames)])),
+            [clip],
+            length=self.frames,
+            stride=self.stride,
+        )
+        scores = self.detector.score_clips(windows)
+        value = float(scores[self.detector.primary])
+        if not np.isfinite(value):
+            raise BadInput(f"{path}: its score is {value}; is it a recording of this machine?")
+        return value
+
+    def _clip(self, path: Path, section: str | None) -> clips.Clip:
+        parts, grammar = path.absolute().parts, GRAMMARS.get(self.release)
+        tails = ["/".join(parts[-n:]) for n in (2, 3)] if grammar else []  # from a split's folder
+        of_name = next((said for tail in tails if grammar and (said := grammar.read(tail))), None)
+        return clips.Clip(
+            path=path,
+            name=path.name,
+            release=self.release,
+            machine_type=self.machine_type,
+            section=section or (of_name.section if of_name else ""),
+            domain=of_name.domain if of_name else None,
+            attributes=of_name.attributes if of_name else (),
+            subset="eval",
+            split="test",
+            label="unknown",
+            channel=self.channel if grammar and grammar.channels > 1 else None,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Scores wavs; gives the exit code: 1 where one was bad, 2 for what the user can mend."""
+    bad: list[str] = []
+    return answer("asdgan.score", lambda: bad.extend(_score(_arguments(argv)))) or int(bool(bad))
+
+
+def scorer(stored: Stored) -> Scorer:
+    """The detector of a point, built again.
+
+    Its settings may come from anywhere: only detectors of this package are built from them.
+
+    Raises:
+        BadInput: Its weights were not kept or do not fit, or its settings cannot be used.
+        Damaged: A file of the result is not what was written.
+    """
+    import torch
+    from safetensors.torch import load
+
+    from asdgan import job, settings
+
+    row, result, _ = stored
+    data, text = ledger.read_weights(result), ledger.read_config(result)
+    prefix = f"{row['signature']}/"
+    weights = {} if data is None else load(data)
+    mine = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    if not mine:
+        raise BadInput(
+            f"{result.path}: the weights of point {row['signature']} were not kept (a sweep keeps "
+            "those of sweep.keep_weights points of a stack); run that point alone, with another "
+            "outputs=..., and score with that"
+        )
+    job.quiet_libraries()
+    try:
+        config = _settings(text, row["settings"])
+        made = Scorer(
+            detector=settings.build(config),
+            features=LogMel(**config.features),
+            frames=config.windows.frames,
+            stride=config.windows.stride,
+            release=row["release"],
+            machine_type=row["machine_type"],
+            channel=config.dataset.get("channel") or 1,
+        )
+        made.detector.to(
+            torch.float64 if config.trainer.dtype == "float64" else torch.float32
+        ).load_state_dict(mine)
+    except BadInput:
+        raise
+    except Exception as error:  # of Hydra, OmegaConf, torch: whatever no longer fits
+        reason = " ".join(str(error).split())
+        raise BadInput(
+            f"{result.path}: its {row['model']} cannot be built again by this version "
+            f"({reason[:200]}); take the commit that made it ({row.get('commit')}), or train again"
+        ) from None
+    torch.set_float32_matmul_precision(config.trainer.precision)
+    return made
+
+
+def _settings(text: str, row: Mapping[str, Any]) -> "DictConfig":
+    """A stored config as that of one point: where it has a list of values, one a lane, its own."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from asdgan.settings import LANE_AXES
+
+    def own(node: Any) -> Any:  # noqa: ANN401 - any config node
+        if not isinstance(node, dict):
+            return node
+        return {
+            key: row[key] if key in LANE_AXES and isinstance(value, list) else own(value)
+            for key, value in node.items()
+        }
+
+    config = OmegaConf.create(own(yaml.safe_load(text)))
+    assert isinstance(config, DictConfig)  # the ledger vouches for what was written
+    return config
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        "python -m asdgan.score",
+        description="Scores, verdicts and p-values of new recordings by a finished run.",
+    )
+    add = parser.add_argument
+    add(
+        "place",
+        metavar="RUN",
+        help="one result's JSON, a folder of results, or a sweep by its name or folder",
+    )
+    add("clips", nargs="+", type=Path, metavar="CLIP", help="a wav, or a folder of them")
+    add("--machine", metavar="TYPE", help="which machine type's detector, where RUN has several")
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only such points; repeatable",
+    )
+    add(
+        "--choose",
+        choices=choice.RULES,
+        help="of several points the one with the best area (oracle: test labels choose) or with "
+        "the lowest score of held-out normal windows (label_free)",
+    )
+    add("--section", metavar="ID", help="of the clips; else what their names say")
+    add(
+        "--threshold",
+        choices=FITS,
+        default="gamma",
+        help="how it is fitted to the scores of training clips (gamma); none: scores alone",
+    )
+    add(
+        "--quantile",
+        type=float,
+        default=QUANTILE,
+        metavar="Q",
+        help=f"of training scores ({QUANTILE})",
+    )
+    add("--csv", type=Path, metavar="F", help="write the table there as CSV")
+    add("--json", type=Path, metavar="F", help="write it there as JSON, and what scored")
+    return parser.parse_args(argv)
+
+
+def _score(asked: argparse.Namespace) -> list[str]:
+    """Scores, prints and writes; gives the sentences on bad clips."""
+    import torch
+
+    if not 0 < asked.quantile < 1:
+        raise BadInput(f"--quantile {asked.quantile} is not between 0 and 1; baselines take 0.9")
+    try:
+        made, notes = _chosen(asked)
+        known, limit = _normal(made.stored, asked)
+        ready = scorer(made.stored)
+    except Damaged as error:
+        raise BadInput(f"{error}; run that point again") from None
+    row = made.stored.row
+    if ready.detector.recipe != row["recipe"]:
+        notes.append(
+            f"trained by recipe {row['recipe']} of {row['model']}, scored by recipe "
+            f"{ready.detector.recipe}: the threshold may not fit; train again"
+        )
+    paths = list(_wavs(asked.clips))
+    torch.set_num_threads(1)  # a clip is too little for a second one
+    lines = []
+    with terminal.bars(terminal.console.is_terminal) as bar:
+        shown = bar("clips", len(paths)) if terminal.console.is_terminal else None
+        for path, problem in paths:
+            lines.append(_line(path, problem, ready, asked.section, known, limit))
+            if shown:
+                shown.advance()
+    point = _point(made, limit, known)
+    if asked.csv:
+        write_whole(asked.csv, as_csv(lines))
+    if asked.json:
+        body = json.dumps({"point": point, "clips": lines}, indent=1, allow_nan=False)
+        write_whole(asked.json, f"{body}\n".encode())
+    _print(point, lines, notes)
+    return [line["error"] for line in lines if line["error"]]
+
+
+def _chosen(asked: argparse.Namespace) -> tuple[Choice, list[str]]:
+    """The one point that scores."""
+    where = [*asked.where, *([f"machine_type={asked.machine}"] if asked.machine else [])]
+    choices, notes = choice.chosen(asked.place, where, asked.choose)
+    if len(choices) > 1:
+        raise BadInput(
+            f"{asked.place} holds detectors of {', '.join(sorted(choices))}; say which by "
+            "--machine TYPE"
+        )
+    (made,) = choices.values()
+    return made, notes
+
+
+def _normal(
+    stored: Stored, asked: argparse.Namespace
+) -> tuple[NDArray[np.float64] | None, Threshold | None]:
+    """Scores of the normal training clips, and the threshold fitted to them."""
+    row, result, number = stored
+    arrays = ledger.read_scores(result)
+    sections = set(row["sections"]) | set(arrays.get("train_section", np.array([])).tolist())
+    if asked.section is not None and asked.section not in sections:
+        raise BadInput(
+            f"--section {asked.section}: {row['machine_type']} has the sections "
+            f"{', '.join(sorted(sections))}"
+        )
+    known = training_scores(arrays, row["primary"], number)
+    if asked.threshold == "none":
+        return known, None
+    if known is None:
+        raise BadInput(
+            f"{result.path} has no scores of training clips, so there is no threshold "
+            "(trainer.train_scores was false, or it is older than that); train again, or take "
+            "scores alone by --threshold none"
+        )
+    try:
+        return known, threshold(known, asked.threshold, asked.quantile)
+    except ValueError as error:
+        raise BadInput(
+            f"{result.path}: no {asked.threshold} threshold for {row['machine_type']}: {error}; "
+            "try another --threshold"
+        ) from None
+
+
+def _wavs(given: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
+    """The wavs that were named, and those below folders, with what is wrong with a folder."""
+    for path in given:
+        if not path.is_dir():
+            yield path, None
+            continue
+        problems: list[OSError] = []
+        found = sorted(
+            Path(folder, name)
+            for folder, _, names in os.walk(path, onerror=problems.append)
+            for name in names
+            if name.lower().endswith(".wav") and not name.startswith(".")
+        )
+        yield from ((one, None) for one in found)
+        for error in problems:
+            there = Path(str(error.filename))
+            yield there, f"{there}: cannot be read ({error.strerror}); check its rights"
+        if not found and not problems:
+            yield path, f"{path}: is a folder without a wav; name one that holds some"
+
+
+def _line(
+    path: Path,
+    problem: str | None,
+    ready: Scorer,
+    section: str | None,
+    known: NDArray[np.float64] | None,
+    limit: Threshold | None,
+) -> Line:
+    line: Line = dict.fromkeys(("clip", "score", "threshold", "verdict", "p_value", "error"))
+    line["clip"], line["error"] = os.fsencode(path).decode(errors="backslashreplace"), problem
+    if problem:
+        return line
+    try:
+        line["score"] = score = ready.score(path, section)
+    except BadInput as error:
+        return line | {"error": printable(str(error))}
+    if limit is not None:
+        line["threshold"], line["verdict"] = limit.value, limit.verdict(score)
+    if known is not None:
+        line["p_value"] = p_value(score, known)
+    return line
+
+
+def _point(
+    made: Choice, limit: Threshold | None, known: NDArray[np.float64] | None
+) -> dict[str, Any]:
+    """What scored, how it was chosen, and where its threshold is from."""
+    row, result, _ = made.stored
+    kept = ("machine_type", "signature", "model", "recipe", "release", "data", "seed", "epochs")
+    return {
+        **{key: row[key] for key in (*kept, "primary")},
+        "result": str(result.path),
+        "selection": {**row["selection"], "settings": made.selection},
+        "chosen_by": made.by,
+        "chosen_among": made.among,
+        "train_clips": None if known is None else len(known),
+        "threshold": None
+        if limit is None
+        else {"fit": limit.fit, "quantile": limit.quantile, "value": limit.value}
+        | limit.parameters,
+    }
+
+
+def _print(point: Mapping[str, Any], lines: Sequence[Line], notes: Sequence[str]) -> None:
+    console, table = sheet(), Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("clip", "score", "threshold", "verdict", "p-value"):
+        right = heading in ("score", "threshold", "p-value")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for line in lines:
+        score, limit = (
+            "" if (value := line[key]) is None else f"{value:.6g}"
+            for key in ("score", "threshold")
+        )
+        chance = "" if line["p_value"] is None else f"{line['p_value']:.4f}"
+        verdict = "not scored" if line["error"] else line["verdict"] or ""
+        cells = (line["clip"], score, limit, verdict, chance)
+        style = "yellow" if line["error"] else "bold" if verdict == "anomaly" else None
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
+    console.print(table)
+    bad = [line["error"] for line in lines if line["error"]]
+    if bad:
+        notes = [*notes, *bad, f"{len(bad)} of {len(lines)} could not be scored"]
+    for note in notes:
+        console.print(Text(printable(note), style="yellow"), soft_wrap=True)
+    console.print(Text(printable(_told(point))), soft_wrap=True)
+
+
+def _told(point: Mapping[str, Any]) -> str:
+    how = point["selection"]["settings"]
+    if point["chosen_by"]:
+        how += f": best of {point['chosen_among']} by {point['chosen_by']}"
+    told = (
+        f"{point['model']} on {point['machine_type']}, {said(point['epochs'])} epochs, seed "
+        f"{point['seed']}, point {point['signature']}; settings {how}; score {point['primary']}"
+    )
+    limit = point["threshold"]
+    if limit:
+        told += f"; threshold: {limit['fit']} at {limit['quantile']:g}"
+    if point["train_clips"] is not None:
+        told += f"; p-values against {point['train_clips']} normal training clips"
+    return told
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

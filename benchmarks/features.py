@@ -1,0 +1,189 @@
+"""Log-mel frames: clips a second against librosa, and a large data set through the store.
+
+    python benchmarks/features.py --rounds 5                # 200 clips against librosa
+    python benchmarks/features.py --clips 30987 --rounds 0  # a development set's worth of clips
+
+The clips are noise of 10 s at 16 kHz, 16 bits. Against librosa, programs take turns on the same
+200 files, and each turn is timed from the file to the frames in memory: librosa (soundfile and
+librosa.feature.melspectrogram, clip by clip), torchaudio's own transform (batches of 8), ours on
+one thread, and ours into a new store (threads as many as cores, checksum, fsync). Given are clips
+a second, of the fastest and of the median turn, and clips a second of processor time, which
+says more where the cores are shared.
+
+Then a folder of --clips hard links to these files goes through what a run does, in processes of
+its own: `first` finds, fingerprints and computes all of them, `again` maps and verifies what is
+stored and gathers every window once, in minibatches of 512. Each says its seconds, and its peak
+memory: all of it, and, in `again`, what is left without the pages of the map, which the kernel
+takes back when it needs them. The store takes 0.16 MB a clip. Prints lines of JSON.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from asdgan import clips as tables
+from asdgan import material, settings
+from asdgan.audio import import_torchaudio, read_wav
+from asdgan.features import LogMel, log_mel, stored_frames
+from asdgan.windows import Windows
+
+RATE, SECONDS, FILES = 16_000, 10, 200
+
+
+def config():
+    return settings.compose(["model=dcase_ae", "dataset=folder", "dataset.root=unused"])
+
+
+def noise(folder):
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(FILES):
+        samples = generator.normal(0, 0.1, RATE * SECONDS)
+        soundfile.write(folder / f"{number:03d}.wav", samples, RATE, subtype="PCM_16")
+    return sorted(folder.iterdir())
+
+
+def linked(paths, root, count):
+    for number in range(count):
+        folder = root / "train" / f"{number // 1000:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.link(paths[number % len(paths)], folder / f"{number:05d}.wav")
+
+
+def programs(paths, features, folder, cores):
+    import librosa
+
+    mel = import_torchaudio().transforms.MelSpectrogram(
+        RATE, features.n_fft, hop_length=features.hop, n_mels=features.mels, norm="slaney",
+        mel_scale="slaney",
+    )  # fmt: skip
+    root = folder / "turns"
+    linked(paths, root, len(paths))
+    table = tables.clip_table(root, "folder", root.name)
+    turn = iter(range(1000))
+
+    def by_librosa():
+        for path in paths:
+            samples, _ = soundfile.read(path, dtype="float32")
+            energy = librosa.feature.melspectrogram(
+                y=samples, sr=RATE, n_fft=features.n_fft, hop_length=features.hop,
+                n_mels=features.mels, power=2.0, pad_mode="reflect",
+            )  # fmt: skip
+            10 * np.log10(energy + features.eps)
+
+    def batches():
+        for first in range(0, len(paths), 8):
+            some = [
+                read_wav(p, sample_rate=RATE, resample=False) for p in paths[first : first + 8]
+            ]
+            yield torch.from_numpy(np.stack(some))
+
+    def by_torchaudio():
+        for samples in batches():
+            10 * (mel(samples) + features.eps).log10()
+
+    def ours():
+        for samples in batches():
+            log_mel(samples, features)
+
+    def ours_stored():
+        stored_frames(
+            table, features, store=folder / f"store_{next(turn)}", data="", threads=cores,
+            on_clip=None,
+        )  # fmt: skip
+
+    return {
+        "librosa": by_librosa,
+        "torchaudio": by_torchaudio,
+        "ours, one thread": ours,
+        f"ours, {cores} threads, stored": ours_stored,
+    }
+
+
+def compared(paths, folder, rounds, cores):
+    named = programs(paths, LogMel(**config().features), folder, cores)
+    seconds, used = {name: [] for name in named}, dict.fromkeys(named, 0.0)
+    for program in named.values():
+        program()  # compiles, loads, warms the page cache
+    for _ in range(rounds):
+        for name, program in named.items():
+            began, before = time.perf_counter(), time.process_time()
+            program()
+            seconds[name].append(time.perf_counter() - began)
+            used[name] += time.process_time() - before
+    rates = {
+        name: [round(len(paths) / min(mine)), round(len(paths) / statistics.median(mine))]
+        for name, mine in seconds.items()
+    }
+    by_processor = {name: round(len(paths) * rounds / spent) for name, spent in used.items()}
+    return {"clips": len(paths), "clips/s": rates, "clips/processor s": by_processor}
+
+
+def memory():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return {"peak_mb": peak, "own_mb": int(status["RssAnon"].split()[0]) // 1024}
+
+
+def streamed(folder, part):
+    """One pass over the linked clips, as a run makes it."""
+    chosen, root, store = config(), folder / "set", folder / "store"
+    said, began = {"part": part, "before": memory()}, time.perf_counter()
+    table = tables.clip_table(root, "folder", root.name)
+    data = tables.fingerprint(table, store / "digests.json")
+    said |= {"clips": len(table), "table_s": round(time.perf_counter() - began, 1)}
+    middle = time.perf_counter()
+    frames = stored_frames(
+        table, LogMel(**chosen.features), store=store, data=data,
+        threads=material.usable_cores(), on_clip=None,
+    )  # fmt: skip
+    spent = time.perf_counter() - middle
+    said |= {"frames_s": round(spent, 1), "clips/s": round(len(table) / spent)}
+    if part == "again":
+        middle = time.perf_counter()
+        windows = Windows(frames, table, length=chosen.windows.frames, stride=1)
+        for picks in torch.arange(len(windows)).split(512):
+            windows.gather(picks)
+        spent = time.perf_counter() - middle
+        said |= {"gather_s": round(spent, 1), "gathered clips/s": round(len(table) / spent)}
+    whole = time.perf_counter() - began
+    said |= {"seconds": round(whole, 1), "whole clips/s": round(len(table) / whole)}
+    said["processor_s"] = round(time.process_time(), 1)  # imports included
+    print(json.dumps(said | memory()))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns against librosa; 0: none")
+    parser.add_argument("--clips", type=int, default=3000, help="through the store; 0: none")
+    parser.add_argument("--folder", type=Path, help="where the store may lie; a temporary folder")
+    parser.add_argument("--part", choices=("first", "again"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.part:
+        return streamed(chosen.folder, chosen.part)
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
+        folder, cores = Path(name), material.usable_cores()
+        paths = noise(folder / "noise")
+        if chosen.rounds:
+            print(json.dumps(compared(paths, folder, chosen.rounds, cores)), flush=True)
+        if chosen.clips:
+            linked(paths, folder / "set", chosen.clips)
+            for part in ("first", "again"):
+                command = [sys.executable, __file__, "--folder", name, "--part", part]
+                subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
