@@ -2,9 +2,9 @@
 
     python tests/demo_difficulty.py --plants 0 1 2 --seeds 0 1 2
 
-Every machine type's AUC, averaged over the training seeds, must lie between 0.60 and 0.98 for every
-plant seed, or the exit code is 1. A point that is done is read back, so a call that was cut goes on
-where it was.
+Every machine type's AUC, averaged over the training seeds, must lie between 0.60 and 0.98 for
+every plant seed, or the exit code is 1. A point that is done is read back, so a call that was cut
+goes on where it was.
 
 Last figures (asdgan 0.1.0, plant recipe 2, torch 2.13.0, one x86-64 processor with AVX-512; AUC of
 training seeds 0, 1 and 2, and the mean pAUC). Single trainings went as low as 0.567:

@@ -15,9 +15,9 @@ Exits with 1 unless no finished result was lost or changed by a byte, nothing ha
 be read, each kill made at most one job per slot run again, nothing of a killed sweep was alive
 5 s later, and each sweep that was not killed ended as it should.
 
-Last figures, `--kills 1000 --jobs 300`, two cores shared with much else, 1,280 s: 1,000 kills of 26
-sweeps, 972 beside live workers; 15,600 results, none lost or changed; 1,185 jobs ran again (2,000
-allowed); 683 failures, all made good by a later start; 441 half-written files, none under a
+Last figures, `--kills 1000 --jobs 300`, two cores shared with much else, 1,280 s: 1,000 kills of
+26 sweeps, 972 beside live workers; 15,600 results, none lost or changed; 1,185 jobs ran again
+(2,000 allowed); 683 failures, all made good by a later start; 441 half-written files, none under a
 result's name; the last worker was gone 0.13 s after its parent at the latest.
 """
 
