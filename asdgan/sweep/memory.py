@@ -17,11 +17,15 @@ from asdgan import settings
 from asdgan.detector import SCORING_WINDOWS
 from asdgan.stack import Stack
 from asdgan.sweep import noise
+from asdgan.sweep.prepare import same_shape
 from asdgan.windows import Block
 
 HUGE = 4 << 30  # bytes of a lane's weights and moments from which on no step is tried
 COPIES = 4  # of a weight in training: itself, its gradient, Adam's two moments
 SPARE = 1.5  # allocators round up, and keep what is free in pieces that are too small
+
+
+_weighed: dict[bytes, int] = {}  # bytes of a lane; a worker's jobs have few shapes
 
 
 def refuse_too_large(stack: Stack) -> None:
@@ -34,7 +38,10 @@ def refuse_too_large(stack: Stack) -> None:
     if free is None:
         return
     lanes = max(1, len(stack.lanes))
-    needed = int(SPARE * lanes * lane_bytes(stack.config))
+    shape = same_shape(stack.config)
+    if shape not in _weighed:
+        _weighed[shape] = lane_bytes(stack.config)
+    needed = int(SPARE * lanes * _weighed[shape])
     if needed > free:
         what = "a lane" if lanes == 1 else f"a stack of {lanes} lanes"
         raise MemoryError(

@@ -112,7 +112,7 @@ def buildable(plan: Plan, *, skip: bool) -> Plan:
     for job in plan.jobs:
         config = job.stack.config
         if id(config) not in shape_of:
-            shape_of[id(config)] = _shape(config)
+            shape_of[id(config)] = same_shape(config)
             shapes.setdefault(shape_of[id(config)], config)
     new = {shape: config for shape, config in shapes.items() if shape not in _tried}
     _tried.update(zip(new, traits.unbuildable(list(new.values())), strict=True))
@@ -130,8 +130,8 @@ def buildable(plan: Plan, *, skip: bool) -> Plan:
     return replace(plan, jobs=jobs)
 
 
-def _shape(config: DictConfig) -> bytes:
-    """All that decides whether a model can be built: not what lanes may differ in."""
+def same_shape(config: DictConfig) -> bytes:
+    """What models of one shape have in common: all but what lanes may differ in."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     inside = {*settings.LANE_AXES, "epochs", "machine", "dataset", "sweep", "selection", "outputs"}
