@@ -134,13 +134,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "seeds, for each point, or for the best settings of each machine type",
     )
     add("--sort", choices=metrics.AREAS, default="auc", help="best first by this area")
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only such points; repeatable",
-    )
+    points.add_where(parser)
     add("--top", type=int, default=50, metavar="N", help="best ranks printed (50; 0: all)")
     add("--csv", type=Path, metavar="F", help="write all lines there as CSV")
     add("--markdown", type=Path, metavar="F", help="write all lines there as Markdown tables")

@@ -4,6 +4,7 @@ Where a machine type has several points, conditions leave one, or a rule takes o
 whether labels chose. Without either the choice is refused, and what the points differ in is named.
 """
 
+import argparse
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,17 @@ from asdgan.points import Gathered, Point, said
 VAL_LOSS = "val_loss"
 RULES = (*metrics.AREAS, VAL_LOSS)
 SHOWN = 4  # values of a setting that several points differ in
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--where` and `--choose` to a command line."""
+    points.add_where(parser)
+    parser.add_argument(
+        "--choose",
+        choices=RULES,
+        help="of several points of a machine type the one with the best area (oracle: test "
+        "labels choose) or with the lowest score of held-out normal windows (label_free)",
+    )
 
 
 class Stored(NamedTuple):

@@ -448,8 +448,7 @@ class _Pack:
     """Slices of odd sizes, one behind the other, padded to whole registers."""
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self._leaves = [leaf.detach() for leaf in leaves]
-        self._graded = leaves
+        self._leaves = leaves
         self._sizes = [leaf.numel() for leaf in leaves]
         total = sum(self._sizes)
         self.values = leaves[0].new_zeros(total + -total % REGISTER)
@@ -459,7 +458,7 @@ class _Pack:
     def parts(self) -> Iterator[tuple[Tensor, tuple[Tensor, slice]]]:
         """Each slice, and where in the pack it is."""
         start = 0
-        for leaf, size in zip(self._graded, self._sizes, strict=True):
+        for leaf, size in zip(self._leaves, self._sizes, strict=True):
             yield leaf, (self.values, slice(start, start + size))
             start += size
 
@@ -467,7 +466,7 @@ class _Pack:
     def take(self) -> None:
         """Copies values, which others may have changed, and gradients from the slices."""
         torch.cat([leaf.reshape(-1) for leaf in self._leaves], out=self._used)
-        gradients = [leaf.grad.reshape(-1) for leaf in self._graded if leaf.grad is not None]
+        gradients = [leaf.grad.reshape(-1) for leaf in self._leaves if leaf.grad is not None]
         torch.cat(gradients, out=self._used_grad)
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ A point is taken once, whatever the number of results it stands in, and only whe
 conditions that were typed and, for a sweep, stands in the plan.
 """
 
+import argparse
 import difflib
 import json
 from collections import Counter
@@ -247,6 +248,17 @@ def _unknown(key: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
     return f"no result has a setting {key!r}; {hint}"
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """Adds `--where` to a command line."""
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only such points; repeatable",
+    )
 
 
 def _conditions(where: Sequence[str]) -> list[tuple[str, str]]:

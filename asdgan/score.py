@@ -28,7 +28,15 @@ from asdgan.logmel import LogMel
 from asdgan.points import said
 from asdgan.releases import GRAMMARS
 from asdgan.terminal import Parser, answer, printable, sheet
-from asdgan.threshold import FITS, QUANTILE, Threshold, p_value, threshold, training_scores
+from asdgan.threshold import (
+    FITS,
+    Threshold,
+    add_quantile,
+    p_value,
+    refuse_quantile,
+    threshold,
+    training_scores,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -202,19 +210,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("clips", nargs="+", type=Path, metavar="CLIP", help="a wav, or a folder of them")
     add("--machine", metavar="TYPE", help="which machine type's detector, where RUN has several")
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only such points; repeatable",
-    )
-    add(
-        "--choose",
-        choices=choice.RULES,
-        help="of several points the one with the best area (oracle: test labels choose) or with "
-        "the lowest score of held-out normal windows (label_free)",
-    )
+    choice.add_options(parser)
     add("--section", metavar="ID", help="of the clips; else what their names say")
     add(
         "--threshold",
@@ -222,13 +218,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default="gamma",
         help="how it is fitted to the scores of training clips (gamma); none: scores alone",
     )
-    add(
-        "--quantile",
-        type=float,
-        default=QUANTILE,
-        metavar="Q",
-        help=f"of training scores ({QUANTILE})",
-    )
+    add_quantile(parser)
     add("--csv", type=Path, metavar="F", help="write the table there as CSV")
     add("--json", type=Path, metavar="F", help="write it there as JSON, and what scored")
     return parser.parse_args(argv)
@@ -238,8 +228,7 @@ def _score(asked: argparse.Namespace) -> list[str]:
     """Scores, prints and writes; gives the sentences on bad clips."""
     import torch
 
-    if not 0 < asked.quantile < 1:
-        raise BadInput(f"--quantile {asked.quantile} is not between 0 and 1; baselines take 0.9")
+    refuse_quantile(asked.quantile)
     try:
         made, notes = _chosen(asked)
         known, limit = _normal(made.stored, asked)

@@ -25,7 +25,7 @@ from asdgan.errors import BadInput, Damaged
 from asdgan.files import write_json, write_whole
 from asdgan.points import said
 from asdgan.terminal import Parser, answer, printable, sheet
-from asdgan.threshold import FITS, Threshold, threshold
+from asdgan.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
 
 YEARS = range(2020, 2026)
 RECORD = "submission.json"
@@ -49,32 +49,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--year", type=int, choices=YEARS, required=True, help="of the challenge")
     add("outdir", type=Path, metavar="OUTDIR", help="where the files go; made as needed")
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only such points; repeatable",
-    )
-    add(
-        "--choose",
-        choices=choice.RULES,
-        help="of several points of a machine type the one with the best area (oracle: test "
-        "labels choose) or with the lowest score of held-out normal windows (label_free)",
-    )
+    choice.add_options(parser)
     add(
         "--decision",
         choices=FITS,
         help="how the threshold is fitted to the scores of training clips (gamma); none: no "
         "decision files; 2020 has none",
     )
-    add("--quantile", type=float, default=0.9, metavar="Q", help="of training scores (0.9)")
+    add_quantile(parser)
     return parser.parse_args(argv)
 
 
 def _submit(chosen: argparse.Namespace) -> None:
-    if not 0 < chosen.quantile < 1:
-        raise BadInput(f"--quantile {chosen.quantile} is not between 0 and 1; baselines take 0.9")
+    refuse_quantile(chosen.quantile)
     fit = chosen.decision or ("none" if chosen.year == 2020 else "gamma")
     if chosen.year == 2020 and fit != "none":
         raise BadInput(f"--decision {fit}: the challenge of 2020 took no decisions; leave it out")

@@ -1,5 +1,6 @@
 """Where an anomaly begins: thresholds and p-values from the scores of normal training clips."""
 
+import argparse
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from asdgan.errors import BadInput
 
 FITS = ("gamma", "quantile", "none")
 QUANTILE = 0.9  # of the baselines
@@ -24,6 +27,22 @@ class Threshold:
     def verdict(self, score: float) -> str:
         """`anomaly` above the value, `normal` up to it."""
         return "anomaly" if score > self.value else "normal"
+
+
+def add_quantile(parser: argparse.ArgumentParser) -> None:
+    """Adds `--quantile` to a command line."""
+    said = f"of training scores ({QUANTILE})"
+    parser.add_argument("--quantile", type=float, default=QUANTILE, metavar="Q", help=said)
+
+
+def refuse_quantile(quantile: float) -> None:
+    """Refuses a share that is none.
+
+    Raises:
+        BadInput: It is not between 0 and 1.
+    """
+    if not 0 < quantile < 1:
+        raise BadInput(f"--quantile {quantile} is not between 0 and 1; baselines take {QUANTILE}")
 
 
 def threshold(scores: NDArray[np.float64], fit: str, quantile: float) -> Threshold:

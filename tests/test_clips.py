@@ -4,6 +4,7 @@ import shutil
 import sys
 
 import pytest
+from plants import make
 
 from asdgan import clips
 from asdgan.clips import clip_table, fingerprint, machine_types
@@ -17,14 +18,6 @@ PLANT = (
     "ToyCar/train/normal_id_01_00000000.wav",
     "ToyCar/test/id_01_00000000.wav",
 )
-
-
-def make(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
 
 
 @pytest.fixture

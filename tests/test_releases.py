@@ -4,6 +4,7 @@ import csv
 import logging
 
 import pytest
+from plants import make
 
 from asdgan import labels
 from asdgan.clips import Choice, clip_table, fingerprint, machine_types
@@ -11,14 +12,6 @@ from asdgan.errors import BadInput
 from asdgan.releases import GRAMMARS
 
 EVAL = Choice(subset="eval")
-
-
-def make(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
 
 
 NAMES = [
