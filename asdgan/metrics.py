@@ -161,19 +161,29 @@ def overall(judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `auc_weighted` and `pauc_weighted` (weights: `clips`, as the 2024 paper weights types),
-        `auc_mean` and `pauc_mean` (arithmetic), None without any type that has an AUC;
-        `machine_types` counted in them, and the `undefined` others, both sorted.
+        `auc_mean` and `pauc_mean` (arithmetic), None without any type that has an AUC; the
+        standard deviations over types around them, `auc_weighted_std` (the same weights) and
+        `auc_mean_std`, of these very types and not of a sample (ddof 0), and of pAUC likewise;
+        `machine_types` counted in all of these, and the `undefined` others, both sorted.
     """
     counted = sorted(name for name, row in judged.items() if row["auc"] is not None)
     means: dict[str, Any] = {}
     for area in AREAS:
         values = [judged[name][area] for name in counted]
         weights = [judged[name]["clips"] for name in counted]
-        total = sum(weights)
-        whole = math.fsum(map(operator.mul, values, weights))
-        means[f"{area}_weighted"] = whole / total if total else None
-        means[f"{area}_mean"] = math.fsum(values) / len(values) if counted else None
+        for kind, counts in (("weighted", weights), ("mean", [1] * len(values))):
+            mean = _weighted(values, counts)
+            means[f"{area}_{kind}"] = mean
+            squares = [] if mean is None else [(value - mean) ** 2 for value in values]
+            spread = _weighted(squares, counts) if squares else None
+            means[f"{area}_{kind}_std"] = None if spread is None else math.sqrt(spread)
     return {**means, "machine_types": counted, "undefined": sorted(set(judged) - set(counted))}
+
+
+def _weighted(values: Sequence[float], weights: Sequence[float]) -> float | None:
+    """The weighted mean; None where nothing has weight."""
+    total = math.fsum(weights)
+    return math.fsum(map(operator.mul, values, weights)) / total if total else None
 
 
 def _refuse_not_finite(scores: NDArray[np.float64]) -> None:

@@ -164,9 +164,18 @@ def test_overall_weights_machine_types_by_judged_clips():
     assert (means["machine_types"], means["undefined"]) == (["fan", "valve"], ["pump"])
 
 
+def test_spread_over_machine_types_is_that_of_each_mean():
+    aucs, clips = np.array([0.9, 0.5, 0.7]), [300, 100, 50]
+    rows = zip(("fan", "pump", "valve"), aucs.tolist(), clips, strict=True)
+    means = overall({name: {"auc": auc, "pauc": 0.5, "clips": n} for name, auc, n in rows})
+    assert means["auc_mean_std"] == pytest.approx(aucs.std(), abs=1e-15)
+    assert means["auc_weighted_std"] == pytest.approx(np.repeat(aucs, clips).std(), abs=1e-15)
+    assert means["pauc_mean_std"] == means["pauc_weighted_std"] == 0
+
+
 def test_overall_of_nothing_defined_is_none():
     means = overall({"pump": {"auc": None, "pauc": None, "clips": 0}})
-    assert means["auc_weighted"] is means["pauc_mean"] is None
+    assert means["auc_weighted"] is means["pauc_mean"] is means["auc_weighted_std"] is None
     assert means["undefined"] == ["pump"]
 
 
