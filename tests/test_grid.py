@@ -209,9 +209,66 @@ def test_axes_of_a_block_multiply_blocks_add_up_and_what_is_typed_narrows_them(s
     assert {part.config.seed for part in narrowed.parts} == {3}
 
 
+def points_by_type(asked):
+    """How many points each model has on each machine type."""
+    found = {}
+    for part in asked.parts:
+        for name in [part.machine] if isinstance(part.machine, str) else part.machine:
+            key = (part.config.detector, name)
+            found[key] = found.get(key, 0) + part.points
+    return found
+
+
+THREE = (
+    "blocks:\n"
+    "  - [model=ganomaly, machine=fan, batch=16]\n"
+    "  - [model=ganomaly, 'machine=pump,valve', batch=32]\n"
+    "  - [model=dcase_ae, machine=all, batch=64]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "left"),
+    [
+        (["machine=fan"], {("ganomaly", "fan"): 1, ("dcase_ae", "fan"): 1}),
+        (["machine=[valve,pump]"], {("ganomaly", "pump"): 1, ("ganomaly", "valve"): 1,
+                                    ("dcase_ae", "valve"): 1, ("dcase_ae", "pump"): 1}),
+        (["machine=lathe"], {("dcase_ae", "lathe"): 1}),
+        (["machine=fan", "model=ganomaly"], {("ganomaly", "fan"): 1}),
+        (["machine=all", "model=dcase_ae"], {("dcase_ae", "all"): 1}),
+        (["model=egbad", "machine=fan"], {("egbad", "fan"): 2}),
+    ],
+)  # fmt: skip
+def test_models_and_machine_types_that_a_file_has_are_narrowed(sweeps, typed, left):
+    (sweeps / "three.yaml").write_text(THREE)
+    asked = grid.expand([*TYPED[:2], "sweep.file=three", *typed])
+    assert points_by_type(asked) == left
+
+
+def test_a_machine_type_that_no_block_has_is_refused_beside_one_that_some_have(sweeps):
+    (sweeps / "two.yaml").write_text(
+        "blocks:\n  - [model=ganomaly, machine=fan]\n  - [model=egbad, machine=pump]\n"
+    )
+    with pytest.raises(BadInput, match=r"machine=lathe: sweep=two .* it has fan, pump"):
+        grid.expand([*TYPED[:2], "sweep.file=two", "machine=fan,lathe"])
+
+
+def test_a_file_has_the_blocks_of_the_sweeps_that_it_names_and_shares_settings(sweeps):
+    (sweeps / "one.yaml").write_text("blocks: [[model=ganomaly, 'seed=0,1']]\n")
+    (sweeps / "two.yaml").write_text(
+        "published: [table7]\nsweeps: [one]\nshared: [model=egbad, 'batch=16,32']\n"
+        "blocks: [[lr=1e-3], ['lr=1e-3,1e-4']]\n"
+    )
+    asked = grid.expand([*TYPED, "sweep.file=two"])
+    assert points_by_type(asked) == {("ganomaly", "fan"): 2, ("egbad", "fan"): 2 + 4}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("sweeps: [bad]\n", "bad.yaml: is one of its own sweeps"),
+        ("sweeps: [worse]\n", "sweep=worse: no such sweep; there are bad"),
+        ("sweeps: bad\n", "sweeps is not a list of words"),
         ("blocks: [[model=ganomaly]]\nblokcs: 1\n", "unknown key blokcs"),
         ("blocks:\n  - [model=ganomaly\n", "bad.yaml line"),
         ("about: nothing\n", "has `blocks`"),

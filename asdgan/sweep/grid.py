@@ -7,7 +7,6 @@ else (batch, latent, a choice of a config group, ...) makes parts of its own.
 """
 
 import copy
-import difflib
 import itertools
 import math
 import re
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asdgan import settings
 from asdgan.errors import BadInput
+from asdgan.sweep.blocks import read
 from asdgan.sweep.space import MULTIPLIED, Dimension, Value, dimension_of
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ SWEEPS = _PACKAGE / "sweeps" if (_PACKAGE / "sweeps").is_dir() else _PACKAGE.par
 
 MOST_POINTS = 2_000_000  # for each machine type; a plan of so many takes minutes and a gigabyte
 MOST_PARTS = 20_000
-FILE_KEYS = ("about", "dataset", "blocks")
+NARROWED = ("model", "machine")  # of a sweep file, by what is typed beside it
 OF_SEARCHES = ("trials", "objective", "reduction", "ask", "search_seed", "storage")
 
 
@@ -225,42 +225,58 @@ def _axis(override: Override, searched: bool) -> Axis:
 
 
 def _blocks_of_file(name: str, typed: Sequence[Axis], searched: bool) -> list[list[Axis]]:
-    """The blocks of a sweep file; what is typed replaces an axis of theirs, or is added."""
-    path = SWEEPS / f"{name}.yaml"
-    there = sorted(found.stem for found in SWEEPS.glob("*.yaml"))
-    if name not in there:
-        near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadInput(f"sweep={name}: no such sweep{hint}; there are {', '.join(there)}")
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # yaml's own errors, and OmegaConf's
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadInput(f"{path}{line}: not a sweep file ({reason})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("blocks"), list):
-        raise BadInput(f"{path}: a sweep file has `blocks`, a list of lists of settings")
-    if strange := sorted(set(map(str, content)) - set(FILE_KEYS)):
-        raise BadInput(
-            f"{path}: unknown key {strange[0]}; a sweep file has {', '.join(FILE_KEYS)}"
-        )
-    blocks = []
-    for number, block in enumerate(content["blocks"], start=1):
-        if not isinstance(block, list) or not all(isinstance(line, str) for line in block):
-            raise BadInput(f"{path}: block {number} is not a list of settings like `batch=16,512`")
+    """The blocks of a sweep file; what is typed replaces an axis of theirs, or is added.
+
+    Models and machine types that the file has are narrowed instead: a block that names others is
+    left out, for its settings are not meant for these.
+    """
+    found: list[dict[str, Axis]] = []
+    for block in read(SWEEPS, name).blocks:
         try:
-            axes = [_axis(override, searched) for override in settings.parsed(block)]
+            axes = [_axis(override, searched) for override in settings.parsed(block.lines)]
         except BadInput as error:
-            raise BadInput(f"{path}: block {number}: {error}") from None
-        if "dataset" in content:
-            axes = [Axis("dataset", (str(content["dataset"]),), swept=False), *axes]
-        new = {axis.key: axis for axis in typed}
-        blocks.append(
-            [new.pop(axis.key, axis) for axis in axes]
-            + [axis for axis in typed if axis.key in new]
-        )
-    return blocks
+            raise BadInput(f"{block.place}: {error}") from None
+        found.append({axis.key: axis for axis in axes})
+    new = {axis.key: axis for axis in typed}
+    for key in NARROWED:
+        if key in new:
+            found = _narrowed(found, new[key], name)
+    kept = {axis.key: axis for axis in typed if axis.key not in NARROWED}
+    every = [{**block, **kept} for block in found]
+    return [[*block.values()] for block in every]
+
+
+def _narrowed(blocks: Sequence[dict[str, Axis]], typed: Axis, name: str) -> list[dict[str, Axis]]:
+    """The blocks with what is typed of their models or machine types.
+
+    Raises:
+        BadInput: The file has some of what is typed, and not the rest.
+    """
+    key, asked = typed.key, _named(typed)
+    own = [_named(block[key]) if key in block else ["all"] for block in blocks]
+    there = {word for words in own for word in words}
+    strange = [word for word in asked if word not in there | {"all"}]
+    if strange and "all" not in there:
+        if len(strange) == len(asked):
+            return [{**block, key: typed} for block in blocks]
+        known = ", ".join(sorted(there))
+        raise BadInput(f"{key}={strange[0]}: sweep={name} has no such block; it has {known}")
+    kept = []
+    for block, words in zip(blocks, own, strict=True):
+        common = tuple(word for word in words if word in asked)
+        if "all" in words:
+            kept.append({**block, key: typed})
+        elif "all" in asked:
+            kept.append(block)
+        elif common:
+            kept.append({**block, key: Axis(key, common, swept=True)})
+    return kept
+
+
+def _named(axis: Axis) -> list[str]:
+    """The words of an axis: those of a list are several."""
+    values = [_value(axis.key, text) for text in axis.values]
+    return [str(word) for one in values for word in (one if isinstance(one, list) else [one])]
 
 
 # Parts ------------------------------------------------------------------------------------------
