@@ -1,4 +1,4 @@
-"""`asdgan run | board | data | judge | submission | score`: hands each word to its module."""
+"""`asdgan WORD ...`: hands each word to its module."""
 
 import sys
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from importlib import import_module
 WORDS = {
     "run": "train, score and judge a detector",
     "board": "list results, best first",
+    "tables": "published tables, ours beside theirs",
     "data": "fetch, verify and show releases",
     "judge": "anybody's score files to the official numbers of their year",
     "submission": "a result to the challenge's own CSV files",

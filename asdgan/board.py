@@ -19,6 +19,7 @@ from asdgan import ledger, metrics, points, ranking
 from asdgan.files import as_csv, write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
+from asdgan.sheets import in_markdown
 from asdgan.terminal import Parser, answer, printable, sheet
 
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
@@ -224,21 +225,15 @@ def _table(lines: list[Line]) -> Table:
 
 def _markdown(tables: dict[str, list[Line]], shared: list[str], failed: list[str]) -> bytes:
     """A table a release, under the settings that are no column and above what failed."""
-    parts = [_escaped(sentence) for sentence in shared]
+    parts = [in_markdown(sentence) for sentence in shared]
     for title, lines in tables.items():
         rows = [_cells(line) for line in lines]
-        head = [_escaped(HEADINGS.get(key, key)) for key in rows[0]]
-        body = [[_escaped(text) for text in row.values()] for row in rows]
+        head = [in_markdown(HEADINGS.get(key, key)) for key in rows[0]]
+        body = [[in_markdown(text) for text in row.values()] for row in rows]
         block = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body]]
-        parts += [f"## {_escaped(title)}", "\n".join(block)]
-    parts += ["\n".join(f"- {_escaped(sentence)}" for sentence in failed)] if failed else []
+        parts += [f"## {in_markdown(title)}", "\n".join(block)]
+    parts += ["\n".join(f"- {in_markdown(sentence)}" for sentence in failed)] if failed else []
     return ("\n\n".join(parts) + "\n").encode()
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is: it ends no cell, and is neither markup nor HTML."""
-    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{sign}" if sign in r"\|`*[]" else sign for sign in text)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,11 @@ def chosen(
     }, notes
 
 
+def rows(folder: Path, names: Collection[str]) -> Iterator[Stored]:
+    """The rows of these points below a folder, each once."""
+    return _Source(folder).rows(names)
+
+
 def _choice(stored: Stored, among: int, choose: str | None) -> Choice:
     selection = str(stored.row["selection"].get("settings"))
     if among > 1 and choose != VAL_LOSS:

@@ -51,6 +51,13 @@ class SweepFile:
     published: tuple[str, ...]
     blocks: tuple[Block, ...]
 
+    @property
+    def models(self) -> set[str]:
+        """The detectors that its blocks name."""
+        said = (line for block in self.blocks for line in block.lines)
+        listed = (line.removeprefix("model=") for line in said if line.startswith("model="))
+        return {name for names in listed for name in names.split(",")}
+
 
 def names(folder: Path) -> list[str]:
     """The sweep files of a folder."""

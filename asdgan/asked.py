@@ -1,0 +1,237 @@
+"""A sweep file as somebody asks for it, held against what has been trained: which points are done.
+
+The points are those that `python -m asdgan.run -m sweep=NAME ...` would run on the data at hand.
+Where the data set is not there, results speak of the data that they were trained on, the largest
+where there are several.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from asdgan import clips, demo, material
+from asdgan.errors import BadInput
+from asdgan.points import Point
+from asdgan.settings import parsed
+from asdgan.sweep import grid as grids
+from asdgan.sweep import prepare
+from asdgan.sweep.grid import Grid, Part
+from asdgan.sweep.plan import Heard, signatures
+
+ALL = "all"
+NOT_SETTINGS = ("dataset", "outputs", "seed", "machine", "model", "trainer", "sweep", "logger")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sweep with what was typed beside it.
+
+    Attributes:
+        name: Of the sweep file.
+        typed: Overrides.
+        grid: Their points.
+        points: Results that there are, of any sweep; those of this release matter.
+        usual: Machine types where the data set is not there to ask.
+    """
+
+    name: str
+    typed: tuple[str, ...]
+    grid: Grid
+    points: Sequence[Point]
+    usual: tuple[str, ...]
+
+    @property
+    def release(self) -> str:
+        """The one that its rows are of."""
+        return self.grid.parts[0].config.dataset.release
+
+    @property
+    def subset(self) -> str:
+        """Whose clips are tested."""
+        return self.grid.parts[0].config.dataset.get("subset") or "dev"
+
+    @property
+    def command(self) -> str:
+        """What runs the points that are missing."""
+        words = [f"sweep={self.name}", *map(_quoted, self.typed)]
+        if self.lacking and len(self.lacking) < len(self.total()):
+            there = dict.fromkeys(name for _, name in self.total() if name not in self.lacking)
+            words = [one for one in words if not one.startswith("machine=")]
+            words.append(f"machine={','.join(there)}")
+        return " ".join(["python -m asdgan.run -m", *words])
+
+    @property
+    def other_settings(self) -> list[str]:
+        """What was typed that makes its points others than the table's."""
+        keys = {one.input_line: one.get_key_element() for one in parsed(self.typed)}
+        return [text or "" for text, key in keys.items() if key.split(".")[0] not in NOT_SETTINGS]
+
+    @cached_property
+    def absent(self) -> str:
+        """Why the data set cannot be trained on; empty where it can."""
+        config = self.grid.parts[0].config
+        if config.dataset.root is None:
+            return ""
+        try:
+            self._there()
+        except BadInput as error:
+            return str(error)
+        return ""
+
+    @cached_property
+    def types(self) -> tuple[str, ...]:
+        """Machine types that `all` stands for."""
+        config = self.grid.parts[0].config
+        if config.dataset.root is not None and not self.absent:
+            return self._there()
+        return self.usual
+
+    @cached_property
+    def lacking(self) -> list[str]:
+        """Machine types of its points that the data set at hand does not have."""
+        if self.absent or self.grid.parts[0].config.dataset.root is None:
+            return []
+        named = dict.fromkeys(name for part in self.grid.parts for name in self.types_of(part))
+        return [name for name in named if name not in self.types]
+
+    def wanted(self) -> Iterator[tuple[str, str, list[list[str]]]]:
+        """Model, machine type and signatures of the points of each part, done or not.
+
+        Parts of models and machine types without any result are counted, not spelt out.
+        """
+        told = prepare.traits_of(self.grid)
+        for part in self.grid.parts:
+            for name in self.types_of(part):
+                data = self._data.get((part.config.detector, name))
+                if data is not None:
+                    trait = told[part.config.model._target_]
+                    yield part.config.detector, name, signatures(part, Heard(name, data), trait)
+
+    def types_of(self, part: Part) -> tuple[str, ...]:
+        """The machine types of a part."""
+        if part.machine == ALL:
+            return self.types
+        return (part.machine,) if isinstance(part.machine, str) else part.machine
+
+    def total(self) -> Counter[tuple[str, str]]:
+        """How many points there are, by model and machine type."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for part in self.grid.parts:
+            for name in self.types_of(part):
+                counts[part.config.detector, name] += part.points
+        return counts
+
+    def counted(self, names: Collection[str]) -> Counter[tuple[str, str]]:
+        """How many of its points are among these signatures, by model and machine type."""
+        counts: Counter[tuple[str, str]] = Counter()
+        seen: set[str] = set()
+        for model, machine_type, found in self.wanted():
+            mine = {name for lane in found for name in lane if name in names} - seen
+            seen |= mine
+            counts[model, machine_type] += len(mine)
+        return counts
+
+    def selection_of(self, model: str) -> str:
+        """How the sweep says that a model's settings were chosen."""
+        said = [p.config.selection.settings for p in self.grid.parts if p.config.detector == model]
+        return said[0] if said else "named"
+
+    def _there(self) -> tuple[str, ...]:
+        config = self.grid.parts[0].config
+        choice = material.choice_of(config)
+        return clips.machine_types(Path(config.dataset.root), self.release, choice)
+
+    @cached_property
+    def _data(self) -> dict[tuple[str, str], str]:
+        """By model and machine type the fingerprint of the data that its points would be on."""
+        mine = [one for one in self.points if one.release == self.release]
+        largest: dict[str, Point] = {}
+        for one in mine:
+            held = largest.get(one.machine_type)
+            if held is None or (one.train_clips, one.data) > (held.train_clips, held.data):
+                largest[one.machine_type] = one
+        config = self.grid.parts[0].config
+        prints = {name: one.data for name, one in largest.items()}
+        if config.dataset.root is not None and not self.absent:
+            root = Path(config.dataset.root)
+            prints = {
+                name: material.fingerprint_of(config, root, name)
+                for name in largest
+                if name in self.types
+            }
+        return {
+            (one.model, one.machine_type): prints[one.machine_type]
+            for one in mine
+            if one.machine_type in prints
+        }
+
+
+def asked(
+    name: str,
+    typed: Sequence[str],
+    points: Sequence[Point],
+    sizes: Iterable[tuple[str, str, str]],
+    *,
+    every_seed: bool = False,
+) -> Asked:
+    """A sweep file with what was typed beside it.
+
+    Args:
+        name: Of the sweep file.
+        typed: Overrides, as beside `python -m asdgan.run -m`.
+        points: Results that there are.
+        sizes: Release, subset and machine type of what is known of data sets that are not there.
+        every_seed: Points of every seed that has a result belong to it, unless seeds are typed.
+
+    Raises:
+        BadInput: What is typed is wrong.
+    """
+    words = [f"sweep.file={name}", "sweep.dry_run=true", *typed]
+    grid = grids.expand(words)
+    if len({str(part.config.dataset) for part in grid.parts}) > 1:
+        raise BadInput("a table is about one data set; give dataset one value")
+    release = grid.parts[0].config.dataset.release
+    if every_seed and not any(one.get_key_element() == "seed" for one in parsed(typed)):
+        seeds = sorted({one.seed for one in points if one.release == release})
+        if seeds:
+            grid = grids.expand([*words, f"seed={','.join(map(str, seeds))}"])
+    subset = grid.parts[0].config.dataset.get("subset") or "dev"
+    usual = [machine_type for *of, machine_type in sizes if of == [release, subset]]
+    if release == "demo":
+        usual = list(demo.MACHINES)
+    there = {one.machine_type for one in points if one.release == release}
+    return Asked(name, tuple(typed), grid, points, tuple(usual or sorted(there)))
+
+
+def _quoted(text: str) -> str:
+    return text if all(sign.isalnum() or sign in "=._/,-+" for sign in text) else f"'{text}'"
+
+
+def missing(total: Mapping[tuple[str, str], int], done: Mapping[tuple[str, str], int]) -> str:
+    """What is missing of a sweep, model by model; empty where nothing is."""
+    parts = []
+    for model in dict.fromkeys(key[0] for key in total):
+        left = {
+            name: count - done.get((model, name), 0)
+            for (one, name), count in total.items()
+            if one == model and count > done.get((model, name), 0)
+        }
+        if left:
+            whole = all(
+                not done.get((model, name)) and left.get(name) == count
+                for (one, name), count in total.items()
+                if one == model
+            )
+            said = (
+                "all"
+                if whole
+                else ", ".join(_said(name, n, total[model, name]) for name, n in left.items())
+            )
+            parts.append(f"{model} ({said})")
+    return ", ".join(parts)
+
+
+def _said(name: str, left: int, total: int) -> str:
+    return name if left == total else f"{name} {left:,}"
