@@ -32,12 +32,10 @@ KINDS = {
     PLAIN: "{}_mean",
     PLAIN_STD: "{}_mean_std",
 }
-MEANING = {
-    WEIGHTED: "by test clips",
-    WEIGHTED_STD: "of the types, weighted likewise",
-    PLAIN: "over types, as DCASE has it",
-    PLAIN_STD: "of the types (ddof 0)",
-}
+MEANING = (
+    "weights: test clips of a machine type; mean: the arithmetic one of DCASE; std: over machine "
+    "types (ddof 0)"
+)
 HEADINGS = {"auc": "AUC", "pauc": "pAUC"}
 LOST, NONE = "lost", "-"
 Sizes = Mapping[tuple[str, str, str], tuple[int, int]]
@@ -204,7 +202,7 @@ class _Beside:
         whole = metrics.overall({one.line["machine_type"]: one.line for one in mine})
         lack = len(self.types) - len(whole["machine_types"])
         line: Line = {"machine_type": kind, "section": ""}
-        notes = [MEANING[kind]] if kind in MEANING else []
+        notes: list[str] = []
         for measure in self.block.measures:
             printed = entry.cells.get(measure) if entry else None
             counted = self._theirs(measure, kind)
@@ -382,4 +380,5 @@ def _remarks(lines: Sequence[Line], block: Block) -> list[str]:
         *([f"theirs: {'; '.join(places)}"] if places else []),
         *([f"{' or '.join(BOUNDS)}: a bound that only the prose gives"] if bounds else []),
         *said,
+        MEANING,
     ]

@@ -44,8 +44,11 @@ class Table:
         """What it is."""
         if self.file is not None:
             return self.file.about
-        places = dict.fromkeys(f"{one.source}, {one.table}" for one in self.entries)
-        return f"{'; '.join(places)} ({self.entries[0].release})."
+        places: dict[str, dict[str, None]] = {}
+        for one in self.entries:
+            places.setdefault(one.source, {})[one.table] = None
+        said = [f"{source}: {', '.join(where)}" for source, where in places.items()]
+        return f"{'; '.join(said)}; on {self.entries[0].release}."
 
     def systems(self) -> list[str]:
         """Detectors that have published numbers here."""
@@ -155,6 +158,7 @@ def _beforehand(sweep: Asked, have: bool) -> list[str]:
         found.append(f"ours with {' '.join(sweep.other_settings)}: not as the table has it")
     if not have:
         found.append(f"nothing of it has been run on {sweep.release}: {sweep.command}")
+        found += [sweep.absent] if sweep.absent else []
     return found
 
 

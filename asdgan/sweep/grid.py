@@ -116,7 +116,7 @@ def expand(typed: Sequence[str]) -> Grid:
     for axis in own:
         if axis.swept:
             raise BadInput(f"{axis.key} takes one value, not several; it is not an axis")
-    node = settings.compose([f"{axis.key}={axis.values[0]}" for axis in own]).sweep
+    node = _node(tuple(f"{axis.key}={axis.values[0]}" for axis in own)).copy()
     if node.search is None:
         for axis in own:
             if axis.key.removeprefix("sweep.") in OF_SEARCHES:
@@ -142,6 +142,12 @@ def expand(typed: Sequence[str]) -> Grid:
     parts = [part for block in blocks for part in _parts(block, node)]
     searched = tuple(blocks[0]) if node.search is not None else ()
     return Grid(typed=tuple(typed), settings=node, parts=tuple(parts), block=searched)
+
+
+@lru_cache(maxsize=16)
+def _node(typed: tuple[str, ...]) -> DictConfig:
+    """How a sweep runs."""
+    return settings.compose(typed).sweep
 
 
 def parts_of(
@@ -300,7 +306,7 @@ def _parts(block: Sequence[Axis], node: DictConfig) -> list[Part]:
     wrong: dict[str, None] = {}
     for choice in itertools.product(*(axis.values for axis in groups)):
         typed = [f"{axis.key}={value}" for axis, value in zip(groups, choice, strict=True)]
-        first = _first((*typed, *(f"{axis.key}={axis.values[0]}" for axis in plain)))
+        first = _first(tuple(typed), tuple((axis.key, axis.values[0]) for axis in plain))
         for values in itertools.product(*(axis.values for axis in outer)):
             config = copy.deepcopy(first)
             config.sweep = told
@@ -321,9 +327,23 @@ def _parts(block: Sequence[Axis], node: DictConfig) -> list[Part]:
 
 
 @lru_cache(maxsize=64)
-def _first(typed: tuple[str, ...]) -> DictConfig:
-    """What a search composes in every round; to be copied, not changed."""
-    return settings.composed(typed)
+def _first(groups: tuple[str, ...], plain: tuple[tuple[str, str], ...]) -> DictConfig:
+    """What a search composes in every round; to be copied, not changed.
+
+    Blocks that differ in values only are composed once, which takes the time.
+    """
+    config = copy.deepcopy(_chosen_groups(groups))
+    missing = object()
+    if any(OmegaConf.select(config, key, default=missing) is missing for key, _ in plain):
+        return settings.composed((*groups, *(f"{key}={text}" for key, text in plain)))
+    for key, text in plain:
+        OmegaConf.update(config, key, _value(key, text))
+    return config
+
+
+@lru_cache(maxsize=64)
+def _chosen_groups(groups: tuple[str, ...]) -> DictConfig:
+    return settings.composed(groups)
 
 
 def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
