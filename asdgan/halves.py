@@ -106,6 +106,8 @@ def judged(
     clips: dict[str, NDArray[Any]] = {}
     sections: list[Section] = []
     notes: list[str] = []
+    unread: list[str] = []
+    lost = 0
     for path, mine in sorted(rows.items()):
         try:
             arrays = ledger.read_scores(stored[mine[0]].result)
@@ -115,28 +117,31 @@ def judged(
                 sections, notes = halved(clips, data, splits)
             if not all(np.array_equal(clips[key], listed.get(key, ())) for key in clips):
                 raise Damaged(f"{path}: lists other clips than another result of the same data")
-            for row in mine if sections else ():
-                one = stored[row]
-                if f"score/{one.primary}" not in arrays:
-                    raise Damaged(f"{path}: has no clip scores by {one.primary}")
-                scores = arrays[f"score/{one.primary}"][[one.number]]
-                whole[row], halves[row] = _areas(scores, sections, area)
+            for primary in sorted({stored[row].primary for row in mine}) if sections else ():
+                those = [row for row in mine if stored[row].primary == primary]
+                if f"score/{primary}" not in arrays:
+                    raise Damaged(f"{path}: has no clip scores by {primary}")
+                scores = arrays[f"score/{primary}"][[stored[row].number for row in those]]
+                whole[those], halves[those] = _areas(scores, sections, area)
         except Damaged as error:
-            notes.append(f"{len(mine)} points not counted: {error}")
+            unread.append(str(error))
+            lost += len(mine)
         on_points(len(mine))
+    if unread:
+        notes.append(f"{lost} points of {len(unread)} results not counted, the first: {unread[0]}")
     return Judged(whole, halves, sum(len(one.clips) for one in sections), notes)
 
 
 def _areas(
     scores: NDArray[np.float64], sections: Collection[Section], area: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC and pAUC of a point, and its area in each half: means over sections."""
+    """AUC and pAUC of each lane, and its area in each half: means over sections."""
     max_fpr = 1.0 if area == "auc" else metrics.MAX_FPR
     whole, halves = [], []
     for one in sections:
         values = scores[:, one.clips]
-        whole.append(np.stack(metrics.auc_pauc(values, one.anomalous, metrics.MAX_FPR), -1)[0])
-        halves.append(metrics.area_of_parts(values, one.anomalous, one.halves, max_fpr)[0])
+        whole.append(np.stack(metrics.auc_pauc(values, one.anomalous, metrics.MAX_FPR), -1))
+        halves.append(metrics.area_of_parts(values, one.anomalous, one.halves, max_fpr))
     return np.mean(whole, axis=0), np.mean(halves, axis=0)
 
 

@@ -22,6 +22,8 @@ LIGHT = [
     "asdgan.ledger",
     "asdgan.points",
     "asdgan.ranking",
+    "asdgan.halves",
+    "asdgan.selection",
     "asdgan.board",
     "asdgan.official",
     "asdgan.challenge",
@@ -61,6 +63,8 @@ FORBIDDEN = {
     "score": {"models", "run", "board", "sweep"},
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "job": {"models", "run", "board", "sweep"},
+    "halves": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    "selection": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "data": {"models", "detector", "ledger", "run", "settings", "sweep"},  # a command
     **{
