@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from asdgan import ledger, metrics
 from asdgan.errors import Damaged
@@ -141,7 +141,7 @@ def _areas(
     for one in sections:
         values = scores[:, one.clips]
         whole.append(np.stack(metrics.auc_pauc(values, one.anomalous, metrics.MAX_FPR), -1))
-        halves.append(metrics.area_of_parts(values, one.anomalous, one.halves, max_fpr))
+        halves.append(area_of_parts(values, one.anomalous, one.halves, max_fpr))
     return np.mean(whole, axis=0), np.mean(halves, axis=0)
 
 
@@ -181,3 +181,43 @@ def halved(
                 halves[split, 1, those[shuffled[~first]]] = True
         found.append(Section(mine, anomalous, halves.reshape(2 * splits, -1)))
     return found, left_out
+
+
+def area_of_parts(
+    scores: ArrayLike, labels: ArrayLike, parts: ArrayLike, max_fpr: float
+) -> NDArray[np.float64]:
+    """The area below `max_fpr` of each lane in each of many parts of the clips.
+
+    As `metrics.auc_pauc` has it of the clips of a part, each as often as it counts there: AUC
+    where `max_fpr` is 1, else pAUC. A lane's clips are sorted once for all parts.
+
+    Args:
+        scores: Shape (lanes, clips), finite.
+        labels: Shape (clips,), 1 for an anomaly, 0 for a normal clip.
+        parts: Shape (parts, clips): how often each clip counts, 0 or more; both classes do.
+        max_fpr: In (0, 1].
+
+    Returns:
+        Shape (lanes, parts).
+    """
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels) == 1
+    counts = np.asarray(parts, dtype=np.float64).T  # (clips, parts)
+    of_normal, of_anomaly = counts[~truth], counts[truth]
+    normals, anomalies = of_normal.sum(0), of_anomaly.sum(0)
+    below = np.zeros((len(of_normal) + 1, counts.shape[1]))
+    areas = np.empty((len(values), counts.shape[1]))
+    for lane, row in enumerate(values):
+        order = np.argsort(row[~truth])
+        negative, positive = row[~truth][order], row[truth]
+        np.cumsum(of_normal[order], axis=0, out=below[1:])
+        not_above = below[np.searchsorted(negative, positive, side="right")]  # (anomalies, parts)
+        under = below[np.searchsorted(negative, positive, side="left")]
+        if max_fpr == 1:
+            wins = np.einsum("ap,ap->p", not_above + under, of_anomaly)
+            areas[lane] = wins / (2.0 * normals * anomalies)
+        else:
+            a, b = (normals - not_above) / normals, (normals - under) / normals
+            strips = metrics.strip_areas(a, b, max_fpr)
+            mean = np.einsum("ap,ap->p", strips, of_anomaly) / anomalies
+            areas[lane] = metrics.standardised(mean, max_fpr)
+    return areas

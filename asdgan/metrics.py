@@ -72,61 +72,28 @@ def _areas(
     auc = 1.0 - float((above + not_below).sum()) / (2.0 * count * len(positive))
     if max_fpr == 1:
         return auc, auc
-    strips = _strips(above / count, not_below / count, max_fpr)
-    return auc, _standardised(float(strips.mean()), max_fpr)
+    strips = strip_areas(above / count, not_below / count, max_fpr)
+    return auc, float(standardised(strips.mean(), max_fpr))
 
 
-def _strips(a: NDArray[np.float64], b: NDArray[np.float64], max_fpr: float) -> NDArray[np.float64]:
-    """What each positive's strip, which starts between a and b, covers below `max_fpr`."""
+def strip_areas(above: ArrayLike, not_below: ArrayLike, max_fpr: float) -> NDArray[np.float64]:
+    """What each anomaly's strip of the ROC curve, of height 1, holds below a false positive rate.
+
+    Args:
+        above: The share of normal clips above the anomaly, where its strip begins.
+        not_below: The share of those not below it, where it has all of its height.
+        max_fpr: Where the area ends, in (0, 1].
+    """
+    a, b = np.asarray(above, dtype=np.float64), np.asarray(not_below, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # a == b is never the chosen branch there
         cut = (max_fpr - a) ** 2 / (2.0 * (b - a))
     return np.where(b <= max_fpr, max_fpr - (a + b) / 2.0, np.where(a >= max_fpr, 0.0, cut))
 
 
-def _standardised(area: Any, max_fpr: float) -> Any:  # noqa: ANN401 - a number, or an array
+def standardised(area: ArrayLike, max_fpr: float) -> NDArray[np.float64]:
+    """The area below a false positive rate as 0.5 for chance and 1 at most, after McClish."""
     chance = max_fpr**2 / 2.0
-    return 0.5 * (1.0 + (area - chance) / (max_fpr - chance))
-
-
-def area_of_parts(
-    scores: ArrayLike, labels: ArrayLike, parts: ArrayLike, max_fpr: float
-) -> NDArray[np.float64]:
-    """The area below `max_fpr` of each lane in each of many parts of the clips.
-
-    The same as `auc_pauc` of the clips of a part, each as often as it counts there: AUC where
-    `max_fpr` is 1, else pAUC. A lane's clips are sorted once, whatever the number of parts.
-
-    Args:
-        scores: Shape (lanes, clips), finite.
-        labels: Shape (clips,), 1 for an anomaly, 0 for a normal clip.
-        parts: Shape (parts, clips): how often each clip counts, 0 or more; both classes do.
-        max_fpr: In (0, 1].
-
-    Returns:
-        Shape (lanes, parts).
-    """
-    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels) == 1
-    _refuse_not_finite(values)
-    counts = np.asarray(parts, dtype=np.float64).T  # (clips, parts)
-    of_normal, of_anomaly = counts[~truth], counts[truth]
-    normals, anomalies = of_normal.sum(0), of_anomaly.sum(0)
-    below = np.zeros((len(of_normal) + 1, counts.shape[1]))
-    areas = np.empty((len(values), counts.shape[1]))
-    for lane, row in enumerate(values):
-        order = np.argsort(row[~truth])
-        negative, positive = row[~truth][order], row[truth]
-        np.cumsum(of_normal[order], axis=0, out=below[1:])
-        not_above = below[np.searchsorted(negative, positive, side="right")]  # (anomalies, parts)
-        under = below[np.searchsorted(negative, positive, side="left")]
-        if max_fpr == 1:
-            wins = np.einsum("ap,ap->p", not_above + under, of_anomaly)
-            areas[lane] = wins / (2.0 * normals * anomalies)
-        else:
-            a, b = (normals - not_above) / normals, (normals - under) / normals
-            strips = _strips(a, b, max_fpr)
-            mean = np.einsum("ap,ap->p", strips, of_anomaly) / anomalies
-            areas[lane] = _standardised(mean, max_fpr)
-    return areas
+    return 0.5 * (1.0 + (np.asarray(area, dtype=np.float64) - chance) / (max_fpr - chance))
 
 
 def judge(

@@ -110,13 +110,8 @@ def lines(
         for of_model in grouped(those, lambda one: one.model).values():
             for part in one_data(of_model):
                 by_type = grouped(part, lambda one: one.machine_type)
-                if (
-                    max(
-                        len({(one.setting, one.selection) for one in mine})
-                        for mine in by_type.values()
-                    )
-                    > 1
-                ):
+                rivals = {(one.machine_type, one.setting, one.selection) for one in part}
+                if len(rivals) > len(by_type):
                     told = [
                         _told(mine, gathered.settings, noted, area, splits, on_points)
                         for _, mine in sorted(by_type.items())

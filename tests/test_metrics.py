@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from asdgan.metrics import MAX_FPR, area_of_parts, auc_pauc, judge, overall
+from asdgan.metrics import MAX_FPR, auc_pauc, judge, overall
 
 
 def both(labels):
@@ -205,14 +205,3 @@ def test_areas_are_those_of_the_organisers_evaluator(shared):
     expected = [[float(area) for area in areas] for areas, _, _ in cases]
     assert len(cases) == 18
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("max_fpr", [1.0, 0.1])
-def test_areas_of_parts_are_those_of_their_clips_each_as_often_as_it_counts(max_fpr):
-    chance = np.random.default_rng(5)
-    scores, labels = chance.integers(0, 9, (3, 60)).astype(float), chance.integers(0, 2, 60)
-    parts = chance.integers(0, 3, (7, 60))
-    found = area_of_parts(scores, labels, parts, max_fpr)
-    for part, areas in zip(parts, found.T, strict=True):
-        alone = auc_pauc(scores.repeat(part, axis=1), labels.repeat(part), max_fpr)
-        assert areas == pytest.approx(alone[1], abs=1e-12)

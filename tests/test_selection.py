@@ -48,7 +48,8 @@ def add(
             "model": "ganomaly", "recipe": 1, "release": "dcase2020", "data": "fan-data",
             "machine_type": "fan", "seed": number % seeds, "epochs": 10,
             "settings": {"lr": 0.0002, **dict(usual), vary: value},
-            "selection": {"settings": "named", "checkpoint": "last"}, "primary": "latent", "commit": "abcdef0123456789",
+            "selection": {"settings": "named", "checkpoint": "last"}, "primary": "latent",
+            "commit": "abcdef0123456789",
             **{key: one[key] for key in ("auc", "pauc", "sections", "clips")}, **other,
         }  # fmt: skip
         if held is not None and held[number] is not None:
@@ -119,6 +120,17 @@ def test_the_split_half_is_a_sum_made_by_hand(tmp_path, area):
     line, *_ = told(tmp_path, area=area, splits=splits)
     assert line["split_half"] == pytest.approx(values.mean(), abs=1e-12)
     assert line["split_half_sd"] == pytest.approx(values.mean(1).std(ddof=1), abs=1e-12)
+
+
+@pytest.mark.parametrize("max_fpr", [1.0, 0.1])
+def test_areas_of_parts_are_those_of_their_clips_each_as_often_as_it_counts(max_fpr):
+    chance = np.random.default_rng(5)
+    scores, labels = chance.integers(0, 9, (3, 60)).astype(float), chance.integers(0, 2, 60)
+    parts = chance.integers(0, 3, (7, 60))
+    found = halves.area_of_parts(scores, labels, parts, max_fpr)
+    for part, areas in zip(parts, found.T, strict=True):
+        alone = metrics.auc_pauc(scores.repeat(part, axis=1), labels.repeat(part), max_fpr)
+        assert areas == pytest.approx(alone[1], abs=1e-12)
 
 
 def test_the_oracle_is_the_winner_that_by_best_shows(tmp_path, capsys):
