@@ -12,7 +12,8 @@ the median, about what a choice by lot gives. Decided so:
 - A split counts in both directions, chosen on either half and judged on the other. The spread is
   that of splits, which share their clips: no interval.
 - Half of the clips choose worse than all of them, so the gap to the split half says a little more
-  than what luck alone gave.
+  than what luck alone gave. It says too little where a search asked for the points, since its
+  trials were judged on all test clips before.
 - Held-out clips choose by the mean unweighted reconstruction error at the end of training, the
   same for all points: `recon_l1` whatever the primary score; the primary where a model has none.
 - Of equal settings the first by signature counts.
@@ -176,14 +177,10 @@ def _told(
 ) -> _Told:
     """The line of one model on one machine type."""
     stored = [noted.stored[point.signature] for point in mine]
-    first, judged = (
-        mine[0],
-        halves.judged(stored, mine[0].data, area=area, splits=splits, on_points=on_points),
-    )
+    data = mine[0].data
+    judged = halves.judged(stored, data, area=area, splits=splits, on_points=on_points)
     line: Line = {
-        "machine_type": first.machine_type,
-        "release": first.release,
-        "model": first.model,
+        **{key: getattr(mine[0], key) for key in ("machine_type", "release", "model")},
         "chosen_among": 0,
         "seeds": 0,
         "clips": 0,
@@ -206,13 +203,10 @@ def _told(
     checkpoint = known.pairs[winner[0].selection][1].get("checkpoint")
     notes = [
         *([LOW] if whole[best, 0] < 0.5 else []),
-        *(
-            [f"settings have {min(seeds)} to {max(seeds)} seeds"]
-            if min(seeds) < max(seeds)
-            else []
-        ),
         *judged.notes,
     ]
+    if min(seeds) < max(seeds):
+        notes.append(f"settings have {min(seeds)} to {max(seeds)} seeds")
     line |= {
         "chosen_among": len(seeds),
         "seeds": max(seeds),
