@@ -31,10 +31,11 @@ HEADINGS = {
     "pauc": "pAUC",
     "auc_mean": "mean AUC",
     "per_id": "per id",
+    "in_halves": "in halves",
     "split_half": "split half",
-    "gap_split_half": "gap to split half",
+    "gap_split_half": "half gap",
     "label_free": "label-free",
-    "gap_label_free": "gap to label-free",
+    "gap_label_free": "free gap",
     "label_free_by": "label-free by",
     "signatures": "signature",
     "commits": "commit",
@@ -211,7 +212,7 @@ def _cells(line: Line) -> dict[str, str]:
     for area in metrics.AREAS:
         spread = line.get(f"{area}_sd")
         cells[area] = area_said(line[area]) + (f" ± {spread:.4f}" if spread is not None else "")
-    for area in selection.AREAS:
+    for area in (*selection.AREAS, *selection.GAPS):
         if line.get(area) is not None:
             spread = line.get(f"{area}_sd")
             cells[area] = area_said(line[area]) + (f" ± {spread:.4f}" if spread else "")

@@ -10,7 +10,9 @@ the median, about what a choice by lot gives. Decided so:
 - The area in a half is the mean over sections. A section that cannot be halved is named, and left
   out of every number of the line.
 - A split counts in both directions, chosen on either half and judged on the other. The spread is
-  that of splits, which share their clips: no interval.
+  that of splits, which share their clips: no interval. The oracle's winner is judged on the same
+  halves for the gap: a pAUC of half as many clips is larger, because no false positive rate lies
+  between 0 and one clip's share, and an AUC is the same in the mean only.
 - Half of the clips choose worse than all of them, so the gap to the split half says a little more
   than what luck alone gave. It says too little where a search asked for the points, since its
   trials were judged on all test clips before.
@@ -35,15 +37,18 @@ from asdgan.points import Point, Settings
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, grouped, in_order, one_data
 
 VIEW = "selection"  # beside those of ranking
-AREAS = ("split_half", "label_free", "default", "median", "gap_split_half", "gap_label_free")
+AREAS = ("in_halves", "split_half", "label_free", "default", "median")
+GAPS = ("gap_split_half", "gap_label_free")
 SPLITS = 20
 MEANING = (
-    "AUC and pAUC: the settings that all test clips chose (oracle), epochs among them",
+    "AUC and pAUC: the settings that all test clips chose (oracle), epochs among them; in halves: "
+    "the same, judged on halves of the test clips",
     f"split half: chosen on one half of the test clips, judged on the other; mean ± standard "
     f"deviation of {SPLITS} splits, each in both directions",
     "label-free: the lowest error of held-out normal clips chose; default: the model's own "
     "settings, where the grid has them; median: of all settings, about what a choice by lot gives",
-    "gap: what the oracle's number loses",
+    "half gap, free gap: what the oracle's number loses, on halves to the split half, and on all "
+    "test clips to the label-free choice",
 )
 
 _ROOM = Path(__file__).resolve().parent
@@ -65,9 +70,10 @@ def of(
 
     - `auc`, `pauc` of the oracle's winner, whose `signatures` stand there, `chosen_among` so many
       settings;
-    - by the area that chooses: `split_half` with `split_half_sd`, `label_free` (chosen by
-      `label_free_by`, or why not; `label_free_signatures`), `default`, `median`, and the gaps
-      `gap_split_half` and `gap_label_free`.
+    - by the area that chooses: `in_halves`, that winner judged on halves; `split_half` with
+      `split_half_sd`; `label_free` (chosen by `label_free_by`, or why not;
+      `label_free_signatures`); `default`; `median`; and the gaps `gap_split_half`, of `in_halves`
+      and `split_half`, and `gap_label_free`, of all clips.
 
     Args:
         results: Let go one by one, in the order of their paths.
@@ -184,8 +190,9 @@ def _told(
         "chosen_among": 0,
         "seeds": 0,
         "clips": 0,
-        **dict.fromkeys(("auc", "pauc", "split_half", "split_half_sd", "gap_split_half")),
-        **dict.fromkeys(("label_free", "gap_label_free", "label_free_by", "default", "median")),
+        **dict.fromkeys(("auc", "pauc", "in_halves", "split_half", "split_half_sd")),
+        **dict.fromkeys(("gap_split_half", "label_free", "gap_label_free", "label_free_by")),
+        **dict.fromkeys(("default", "median")),
         **dict.fromkeys(("selection", "signatures", "label_free_signatures", "commits"), ""),
         "notes": "; ".join(judged.notes or ["no test clips"]),
     }
@@ -213,6 +220,7 @@ def _told(
         "clips": judged.clips,
         "auc": float(whole[best, 0]),
         "pauc": float(whole[best, 1]),
+        "in_halves": float(in_halves[best].mean()),
         "split_half": float(by_split.mean()),
         "split_half_sd": _spread(by_split),
         "label_free": None if free is None else float(worth[free]),
@@ -284,11 +292,10 @@ def _spread(values: NDArray[np.float64]) -> float | None:
 
 
 def _with_gaps(line: Line, area: str) -> Line:
-    gaps = {
-        f"gap_{kind}": None if None in (line[area], line[kind]) else line[area] - line[kind]
-        for kind in ("split_half", "label_free")
-    }
-    return {**line, **gaps}
+    for name, upper in (("split_half", "in_halves"), ("label_free", area)):
+        known = None not in (line[upper], line[name])
+        line[f"gap_{name}"] = line[upper] - line[name] if known else None
+    return line
 
 
 def _block(told: Sequence[_Told], missing: Sequence[str], area: str) -> list[Line]:
@@ -314,7 +321,7 @@ def _block(told: Sequence[_Told], missing: Sequence[str], area: str) -> list[Lin
     for name, weigh in ((WEIGHTED, True), (PLAIN, False)):
         line = {**together, "machine_type": name}
         weights = [one["clips"] if weigh else 1 for one in judged]
-        for key in (*metrics.AREAS, "split_half", "label_free", "default", "median"):
+        for key in (*metrics.AREAS, *AREAS):
             values = [one[key] for one in judged]
             if values and None not in values:
                 line[key] = float(np.average(values, weights=weights))

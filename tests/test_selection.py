@@ -87,6 +87,14 @@ def test_of_noise_the_oracle_is_far_above_chance_and_the_split_half_is_not(tmp_p
     assert line["gap_label_free"] == line["auc"] - line["label_free"]
 
 
+def test_a_pauc_that_is_larger_on_fewer_clips_is_no_gain(tmp_path):
+    clips = clips_of(normal=20, anomaly=30)
+    add(tmp_path, noise(200, clips), clips)
+    line, *_ = told(tmp_path, area="pauc")
+    assert line["in_halves"] > line["split_half"] > 0.5
+    assert line["gap_split_half"] == pytest.approx(line["in_halves"] - line["split_half"])
+
+
 def test_a_point_that_is_truly_best_is_found_by_all_three(tmp_path):
     clips = clips_of()
     held = [0.1 if number == 77 else 1 + number for number in range(200)]
@@ -94,7 +102,8 @@ def test_a_point_that_is_truly_best_is_found_by_all_three(tmp_path):
     line, *_ = told(tmp_path)
     assert line["signatures"] == line["label_free_signatures"]
     assert line["gap_label_free"] == 0
-    assert abs(line["gap_split_half"]) < 0.002
+    assert abs(line["gap_split_half"]) < 1e-12
+    assert line["in_halves"] == pytest.approx(line["auc"], abs=0.002)
     assert line["auc"] > 0.95
 
 
@@ -113,13 +122,15 @@ def test_the_split_half_is_a_sum_made_by_hand(tmp_path, area):
     scores = noise(12, clips).round(1)  # ties
     add(tmp_path, scores, clips, seeds=seeds)
     sections, _ = halves.halved(clips, "fan-data", splits)
-    values = np.empty((splits, 2))
+    values, halved = np.empty((splits, 2)), []
     for half in range(2 * splits):
         here, there = (worth(scores, sections, side, area, seeds) for side in (half, half ^ 1))
         values.flat[half] = there[here.argmax()]
+        halved.append(there)
     line, *_ = told(tmp_path, area=area, splits=splits)
-    assert line["split_half"] == pytest.approx(values.mean(), abs=1e-12)
-    assert line["split_half_sd"] == pytest.approx(values.mean(1).std(ddof=1), abs=1e-12)
+    wanted = values.mean(), values.mean(1).std(ddof=1)
+    assert (line["split_half"], line["split_half_sd"]) == pytest.approx(wanted, abs=1e-12)
+    assert min(abs(np.mean(halved, axis=0) - line["in_halves"])) < 1e-12
 
 
 @pytest.mark.parametrize("max_fpr", [1.0, 0.1])
@@ -229,7 +240,8 @@ def test_a_label_free_winner_that_there_is_not_says_why(tmp_path, capsys, other,
     line, *_ = told(tmp_path)
     assert (line["label_free"], line["gap_label_free"]) == (None, None)
     assert line["label_free_by"].endswith(why)
-    assert why in shown(tmp_path, capsys)
+    shown(tmp_path, capsys, "--markdown", str(tmp_path / "a.md"))
+    assert why in (tmp_path / "a.md").read_text()
 
 
 @pytest.mark.parametrize(("batches", "found"), [((512, 16, 32), True), ((512, 32, 64), False)])
@@ -275,7 +287,7 @@ def test_means_over_machine_types_are_weighted_by_clips_and_plain(tmp_path):
     add(tmp_path, noise(5, few), few, held=range(5), machine_type="pump", data="pump-data")
     add(tmp_path, noise(5, few), few, model="egbad", machine_type="pump", data="pump-data")
     fan, pump, weighted, plain = [one for one in told(tmp_path) if one["model"] == "ganomaly"]
-    for key in ("auc", "pauc", "split_half", "label_free", "median", "gap_split_half"):
+    for key in ("auc", "pauc", "in_halves", "split_half", "label_free", "gap_split_half"):
         assert weighted[key] == pytest.approx((2 * fan[key] + pump[key]) / 3, abs=1e-12)
         assert plain[key] == pytest.approx((fan[key] + pump[key]) / 2, abs=1e-12)
     assert (weighted["machine_type"], weighted["clips"]) == ("weighted mean", 150)
