@@ -30,6 +30,8 @@ LIGHT = [
     "asdgan.submission",
     "asdgan.threshold",
     "asdgan.score",
+    "asdgan.halves",
+    "asdgan.selection",
     "asdgan.sweep.slots",
     "asdgan.sweep.worker",
     "asdgan.sweep.workers",
@@ -61,6 +63,8 @@ FORBIDDEN = {
     "score": {"models", "run", "board", "sweep"},
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "job": {"models", "run", "board", "sweep"},
+    "halves": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    "selection": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "data": {"models", "detector", "ledger", "run", "settings", "sweep"},  # a command
     **{
