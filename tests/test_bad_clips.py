@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,9 +147,13 @@ def outside(path):
 class Case:
     """How a file is made, what is said, and of what."""
 
-    make: object
+    make: bytes | Callable[[Path], object]
     says: str
-    ask: object = read
+    ask: Callable[[Path], str] = read
+
+    def put(self, path: Path) -> None:
+        """Makes the file."""
+        path.write_bytes(self.make) if isinstance(self.make, bytes) else self.make(path)
 
 
 def square(level):
@@ -297,7 +302,7 @@ def test_the_table_has_all_35():
 def test_each_bad_file_gets_its_whole_sentence(tmp_path, name):
     case, path = CASES[name], tmp_path / "lathe" / "train" / "clip.wav"
     path.parent.mkdir(parents=True)
-    path.write_bytes(case.make) if isinstance(case.make, bytes) else case.make(path)
+    case.put(path)
     try:
         said = case.ask(path)
     except BadInput as error:
@@ -316,7 +321,7 @@ IN_THE_HEADER = [
 @pytest.mark.parametrize("name", IN_THE_HEADER)
 def test_the_header_alone_is_refused_with_the_same_sentence(tmp_path, name):
     case, path = CASES[name], tmp_path / "clip.wav"
-    path.write_bytes(case.make) if isinstance(case.make, bytes) else case.make(path)
+    case.put(path)
     with pytest.raises(BadInput) as refusal:
         wav_length(path, sample_rate=RATE, resample=False)
     assert str(refusal.value) == case.says.format(path=path)

@@ -294,7 +294,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(plant, tmp_path, caplog):
     table = clip_table(plant, "dcase2020", "fan")
     make(tmp_path, "file")
     assert fingerprint(table, tmp_path / "file" / "digests.json") == fingerprint(table, None)
-    assert "not kept (Not a directory), so clips are read again" in caplog.text
+    assert "not kept (File exists), so clips are read again" in caplog.text
 
 
 def test_a_clip_that_vanished_is_named(plant):

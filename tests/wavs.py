@@ -36,12 +36,12 @@ def extensible(sub_codec: int, bits: int) -> bytes:
 
 
 def floats(*values: float) -> bytes:
-    return riff(fmt(codec=3, bits=32), chunk(b"data", np.float32(values).tobytes()))
+    return riff(fmt(codec=3, bits=32), chunk(b"data", np.array(values, "<f4").tobytes()))
 
 
-def of(samples: np.ndarray, **how: int) -> bytes:
+def of(samples: np.ndarray, channels: int = 1, rate: int = RATE) -> bytes:
     """A wav of 16-bit samples."""
-    return riff(fmt(**how), chunk(b"data", samples.astype("<i2").tobytes()))
+    return riff(fmt(channels=channels, rate=rate), chunk(b"data", samples.astype("<i2").tobytes()))
 
 
 PCM = noise().tobytes()
