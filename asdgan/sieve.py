@@ -55,14 +55,16 @@ def sieved(
     how = [STRICTNESS, settings.sample_rate, settings.resample, clips[0].channel]
     with locked(store.with_suffix(".lock")):
         known = Known(store, f"{how} ")
-        for clip in clips:
-            why = _why(clip, settings, window, root, known)
-            if why is None:
-                kept.append(clip)
-            else:
-                left.append(LeftOut(clip, why))
-            on_clip(1)
-        known.save()
+        try:
+            for clip in clips:
+                why = _why(clip, settings, window, root, known)
+                if why is None:
+                    kept.append(clip)
+                else:
+                    left.append(LeftOut(clip, why))
+                on_clip(1)
+        finally:  # whoever is stopped here goes on from here
+            known.save()
     _refuse_nothing(clips, left)
     return tuple(kept), tuple(left)
 

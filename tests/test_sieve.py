@@ -125,6 +125,21 @@ def test_a_verdict_is_kept_until_the_file_changes(tmp_path, monkeypatch):
     assert sieved(root, tmp_path)[1] == ()
 
 
+def test_who_is_stopped_goes_on_from_there(tmp_path, monkeypatch):
+    root, looked = fans(tmp_path / "data"), []
+    table = clips.clip_table(root, "dcase2020", "fan")
+    monkeypatch.setattr(sieve, "checked_length", lambda path, **_: looked.append(path) or RATE)
+
+    def ask(on_clip):
+        store = tmp_path / "verdicts.json"
+        return sieve.sieved(table, SMALL, window=1, root=root, store=store, on_clip=on_clip)
+
+    with pytest.raises(ZeroDivisionError):
+        ask(lambda _: 1 / (len(looked) - 5))
+    assert ask(lambda _: None) == (table, ())
+    assert looked == [clip.path for clip in table]  # each once
+
+
 def test_what_the_system_refuses_once_is_tried_again(tmp_path, monkeypatch):
     root = fans(tmp_path / "data")
 
