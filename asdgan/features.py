@@ -4,7 +4,6 @@ The store keeps each frame once, un-stacked; windows are views of it. A file's n
 of all that its content depends on, so another setting or another clip is another file.
 """
 
-import fcntl
 import functools
 import glob
 import hashlib
@@ -27,8 +26,8 @@ from torch.overrides import TorchFunctionMode
 
 from asdgan.audio import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import canonical, read_json, sha256_of, whole_file, write_json
-from asdgan.logmel import LogMel
+from asdgan.files import canonical, locked, read_json, sha256_of, whole_file, write_json
+from asdgan.logmel import LogMel, too_short
 
 if TYPE_CHECKING:
     from asdgan.clips import Clip
@@ -70,7 +69,7 @@ def log_mel(samples: Tensor, settings: LogMel) -> Tensor:
     Source: DCASE 2020 Task 2 baseline, feature section; `max` floor: the baselines of 2021 on.
     """
     if samples.shape[-1] < settings.n_fft:
-        raise BadInput(_short(samples.shape[-1], settings))
+        raise BadInput(too_short(samples.shape[-1], settings))
     window, bands = _window_and_bands(settings, samples.device, samples.dtype)
     count, half = samples.shape[-1] // settings.hop + 1, settings.n_fft // 2
     mel = samples.new_zeros(len(samples), count, settings.mels)
@@ -129,7 +128,7 @@ def stored_frames(
     path = store / f"{clips[0].machine_type}-{clips[0].split}-{key[:16]}.npy"
     with suppress(FileNotFoundError, Damaged):
         return _mapped(path, body)
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         try:
             return _mapped(path, body)  # another process may have finished it meanwhile
         except FileNotFoundError:
@@ -221,14 +220,6 @@ def _window_and_bands(
     return window.to(device, dtype), blocks
 
 
-def _short(samples: int, settings: LogMel) -> str:
-    seconds = samples / settings.sample_rate
-    return (
-        f"{samples} samples ({seconds:.3f} s), but at least n_fft={settings.n_fft} are needed; "
-        "leave the clip out, or use a smaller n_fft"
-    )
-
-
 def _mapped(path: Path, body: dict[str, Any]) -> Frames:
     """The stored frames, verified against the record beside them."""
     record_path = path.with_suffix(".json")
@@ -307,7 +298,7 @@ def _clip_length(clip: "Clip", settings: LogMel) -> int:
         channel=clip.channel,
     )
     if length < settings.n_fft:
-        raise BadInput(f"{clip.path}: {_short(length, settings)}")
+        raise BadInput(f"{clip.path}: {too_short(length, settings)}")
     return length
 
 
@@ -331,12 +322,3 @@ def _npy_header(frames: int, mels: int) -> bytes:
     shape = {"descr": "<f4", "fortran_order": False, "shape": (frames, mels)}
     np.lib.format.write_array_header_1_0(header, shape)
     return header.getvalue()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is in this block with the same path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the kernel, should the process be killed
-        yield

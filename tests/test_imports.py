@@ -18,6 +18,8 @@ LIGHT = [
     "asdgan.folders",
     "asdgan.labels",
     "asdgan.clips",
+    "asdgan.sieve",
+    "asdgan.material",
     "asdgan.data",
     "asdgan.ledger",
     "asdgan.points",
@@ -38,7 +40,7 @@ LIGHT = [
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
 DATA = ["releases", "folders", "labels", "clips", "audio", "features", "windows", "demo"]
-DATA += ["download", "archives", "fetch", "audit"]
+DATA += ["download", "archives", "fetch", "audit", "known", "odd", "sieve"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
