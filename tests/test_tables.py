@@ -139,14 +139,8 @@ def test_points_are_counted_whichever_sweep_ran_them(run):
 def test_what_is_missing_is_said_with_the_command_that_runs_it(run, few):
     plant("table4", {"fan": (90, 80), "ToyCar": (80, 70)})
     listed = {row["table"]: row for row in rows_of(run)}
-    assert (listed["table4"]["done"], listed["table5"]["done"], listed["table7"]["done"]) == (
-        "2",
-        "0",
-        "2",
-    )
     assert listed["table4"]["missing"] == "ganomaly (pump, slider, ToyConveyor, valve)"
     assert listed["table4"]["run"] == "python -m asdgan.run -m sweep=table4"
-    assert listed["table3"]["done"] == "2"  # points of the grid, whichever sweep ran them
     assert "python -m asdgan.data fetch dcase2020" in listed["table4"]["data"]
 
 
