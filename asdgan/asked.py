@@ -6,7 +6,7 @@ where there are several.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from asdgan.sweep import grid as grids
 from asdgan.sweep import prepare
 from asdgan.sweep.grid import Grid, Part
 from asdgan.sweep.plan import Heard, signatures
+from asdgan.terminal import bars, console
 
 ALL = "all"
 NOT_SETTINGS = ("dataset", "outputs", "seed", "machine", "model", "trainer", "sweep", "logger")
@@ -156,11 +157,17 @@ class Asked:
         prints = {name: one.data for name, one in largest.items()}
         if config.dataset.root is not None and not self.absent:
             root = Path(config.dataset.root)
-            prints = {
-                name: material.fingerprint_of(config, root, name)
-                for name in largest
-                if name in self.types
-            }
+            with bars(console.is_terminal) as bar:  # elsewhere the output is for a program
+
+                def counter(title: str, total: int) -> Callable[[int], None]:
+                    shown = bar(title, total)
+                    return shown.advance if console.is_terminal else lambda count: None
+
+                prints = {
+                    name: material.fingerprint_of(config, root, name, counter)
+                    for name in largest
+                    if name in self.types
+                }
         return {
             (one.model, one.machine_type): prints[one.machine_type]
             for one in mine

@@ -15,7 +15,7 @@ from typing import Any
 from asdgan import choice, metrics, published, ranking
 from asdgan.asked import Asked
 from asdgan.choice import Stored
-from asdgan.points import Gathered
+from asdgan.points import Gathered, Point, Settings
 from asdgan.published import BOUNDS, PLAIN, PLAIN_STD, WEIGHTED, WEIGHTED_STD, Cell, Entry
 from asdgan.ranking import Line
 from asdgan.sheets import Sheet
@@ -114,7 +114,11 @@ def blocks(entries: Iterable[Entry], models: Iterable[str]) -> list[Block]:
 def ours_of(asked: Asked, gathered: Gathered, folder: Path) -> dict[tuple[str, str], Ours]:
     """By detector and machine type what stands beside the published numbers."""
     wanted = {name for _, _, found in asked.wanted() for lane in found for name in lane}
-    mine = [one for one in gathered.points if one.signature in wanted]
+    mine = [
+        one._replace(selection=_owed(one, asked, gathered.settings))
+        for one in gathered.points
+        if one.signature in wanted
+    ]
     some = Gathered(mine, gathered.settings, wanted, 0)
     lines = [
         line
@@ -124,17 +128,20 @@ def ours_of(asked: Asked, gathered: Gathered, folder: Path) -> dict[tuple[str, s
     ]
     of = {name: line for line in lines for name in line["signatures"].split()}
     stored: dict[int, list[Stored]] = defaultdict(list)
-    for one in choice.rows(folder, of):
+    for one in choice.Source(folder).rows(of):
         stored[id(of[one.row["signature"]])].append(one)
-    for line in lines:
-        said = asked.selection_of(line["model"])
-        settings, _, checkpoint = line["selection"].partition("/")
-        line["selection"] = f"{max(settings, said, key=_suspicion)}/{checkpoint}"
     return {(line["model"], line["machine_type"]): Ours(line, stored[id(line)]) for line in lines}
 
 
-def _suspicion(settings: str) -> int:
-    return SUSPECT.index(settings) if settings in SUSPECT else len(SUSPECT)
+def _owed(point: Point, asked: Asked, settings: Settings) -> int:
+    """How its settings were chosen, by row or by sweep, whichever owes more to test labels.
+
+    A run by hand at a paper's settings calls them named, and is the same point.
+    """
+    said = settings.pairs[point.selection][1]
+    both = (str(said.get("settings")), asked.selection_of(point.model))
+    worse = max(both, key=lambda one: SUSPECT.index(one) if one in SUSPECT else len(SUSPECT))
+    return settings.pair("selection", {**said, "settings": worse})
 
 
 def sheet(

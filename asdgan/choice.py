@@ -57,7 +57,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """Where results are read from, as often as they are needed: many do not fit into memory."""
 
     path: Path
@@ -108,7 +108,7 @@ def chosen(
     path, wanted = Path(place), None
     if not path.is_file():
         path, wanted = points.place(place)
-    source = _Source(path)
+    source = Source(path)
     gathered = points.gather(source.results(notes), where=where, wanted=wanted)
     if not gathered.points:
         asked = f" with {' and '.join(where)}" if where and gathered.done else ""
@@ -140,11 +140,6 @@ def chosen(
     }, notes
 
 
-def rows(folder: Path, names: Collection[str]) -> Iterator[Stored]:
-    """The rows of these points below a folder, each once."""
-    return _Source(folder).rows(names)
-
-
 def _choice(stored: Stored, among: int, choose: str | None) -> Choice:
     selection = str(stored.row["selection"].get("settings"))
     if among > 1 and choose != VAL_LOSS:
@@ -154,7 +149,7 @@ def _choice(stored: Stored, among: int, choose: str | None) -> Choice:
     return Choice(stored, selection, choose if among > 1 else None, among)
 
 
-def _best(name: str, mine: Sequence[Point], choose: str, source: _Source) -> Point:
+def _best(name: str, mine: Sequence[Point], choose: str, source: Source) -> Point:
     """The best of a machine type's points; of equal ones the first by signature."""
     if choose == VAL_LOSS:
         worth = _held_out(name, mine, source)
@@ -169,7 +164,7 @@ def _best(name: str, mine: Sequence[Point], choose: str, source: _Source) -> Poi
     )
 
 
-def _held_out(name: str, mine: Sequence[Point], source: _Source) -> dict[str, float]:
+def _held_out(name: str, mine: Sequence[Point], source: Source) -> dict[str, float]:
     """The mean score of held-out normal windows at the end, by signature."""
     worth, kinds = {}, set()
     for row in (one.row for one in source.rows({point.signature for point in mine})):

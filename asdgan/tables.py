@@ -204,13 +204,16 @@ def _progress(sweep: Asked, gathered: Gathered, raw: dict[str, object]) -> dict[
     }
     if left := missing(total, done):
         said["missing"] = left
+    at_hand = [key for key in total if key[1] not in sweep.lacking]
+    if any(total[key] > done[key] for key in at_hand):
         said["run"] = sweep.command
     if sweep.absent:
         said["data"] = sweep.absent
     elif sweep.lacking:
-        said["data"] = (
-            f"{sweep.grid.parts[0].config.dataset.root} has no {', '.join(sweep.lacking)}"
-        )
+        root = sweep.grid.parts[0].config.dataset.root
+        kinds = " ".join(f"--machine {name}" for name in sweep.lacking)
+        fetch = f"python -m asdgan.data fetch {sweep.release} {kinds} --root {root}"
+        said["data"] = f"{root} has no {', '.join(sweep.lacking)}: {fetch}"
     return said
 
 
