@@ -5,16 +5,17 @@ Where the data set is not there, results speak of the data that they were traine
 where there are several.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from asdgan import clips, demo, material
 from asdgan.errors import BadInput
-from asdgan.points import Point
-from asdgan.settings import parsed
+from asdgan.points import Gathered, Point
+from asdgan.settings import LANE_AXES, parsed
 from asdgan.sweep import grid as grids
 from asdgan.sweep import prepare
 from asdgan.sweep.grid import Grid, Part
@@ -22,6 +23,7 @@ from asdgan.sweep.plan import Heard, signatures
 from asdgan.terminal import bars, console
 
 ALL = "all"
+SHAPE = ("batch", "latent", "hidden_layers")  # root settings that part a grid's models
 NOT_SETTINGS = ("dataset", "outputs", "seed", "machine", "model", "trainer", "sweep", "logger")
 
 
@@ -33,14 +35,14 @@ class Asked:
         name: Of the sweep file.
         typed: Overrides.
         grid: Their points.
-        points: Results that there are, of any sweep; those of this release matter.
+        gathered: Results that there are, of any sweep; those of this release matter.
         usual: Machine types where the data set is not there to ask.
     """
 
     name: str
     typed: tuple[str, ...]
     grid: Grid
-    points: Sequence[Point]
+    gathered: Gathered
     usual: tuple[str, ...]
 
     @property
@@ -98,17 +100,27 @@ class Asked:
         return [name for name in named if name not in self.types]
 
     def wanted(self) -> Iterator[tuple[str, str, list[list[str]]]]:
-        """Model, machine type and signatures of the points of each part, done or not.
+        """Model, machine type and signatures of the points of each part that may be done.
 
-        Parts of models and machine types without any result are counted, not spelt out.
+        Those whose lane has no result on the machine type are counted, not spelt out: a grid is
+        large, and what is done of it mostly little.
         """
         told = prepare.traits_of(self.grid)
         for part in self.grid.parts:
             for name in self.types_of(part):
                 data = self._data.get((part.config.detector, name))
-                if data is not None:
-                    trait = told[part.config.model._target_]
-                    yield part.config.detector, name, signatures(part, Heard(name, data), trait)
+                if data is None:
+                    continue
+                shape = tuple(part.config[key] for key in SHAPE)
+                lanes = self._lanes.get((part.config.detector, name, *shape), ())
+                places = [LANE_AXES.index(axis) for axis in part.axes]
+                seen = {tuple(lane[place] for place in places) for lane in lanes}
+                rows = tuple(row for row in part.rows if row in seen)
+                if not rows:
+                    continue
+                small = replace(part, rows=rows)
+                trait = told[part.config.model._target_]
+                yield part.config.detector, name, signatures(small, Heard(name, data), trait)
 
     def types_of(self, part: Part) -> tuple[str, ...]:
         """The machine types of a part."""
@@ -145,9 +157,28 @@ class Asked:
         return clips.machine_types(Path(config.dataset.root), self.release, choice)
 
     @cached_property
+    def _mine(self) -> list[Point]:
+        return [one for one in self.gathered.points if one.release == self.release]
+
+    @cached_property
+    def _lanes(self) -> dict[tuple[Any, ...], set[tuple[Any, ...]]]:
+        """By model, machine type and shape what there is on the axes that lanes differ in."""
+        known: dict[int, dict[str, Any]] = {}
+        lanes = defaultdict[tuple[Any, ...], set[tuple[Any, ...]]](set)
+        for one in self._mine:
+            if one.setting not in known:
+                values = self.gathered.settings.values(one.setting)
+                known[one.setting] = {key: values.get(key) for key in (*SHAPE, *LANE_AXES)}
+            values = {**known[one.setting], "seed": one.seed}
+            shape = tuple(values[key] for key in SHAPE)
+            lane = tuple(values[axis] for axis in LANE_AXES)
+            lanes[one.model, one.machine_type, *shape].add(lane)
+        return lanes
+
+    @cached_property
     def _data(self) -> dict[tuple[str, str], str]:
         """By model and machine type the fingerprint of the data that its points would be on."""
-        mine = [one for one in self.points if one.release == self.release]
+        mine = self._mine
         largest: dict[str, Point] = {}
         for one in mine:
             held = largest.get(one.machine_type)
@@ -178,7 +209,7 @@ class Asked:
 def asked(
     name: str,
     typed: Sequence[str],
-    points: Sequence[Point],
+    gathered: Gathered,
     sizes: Iterable[tuple[str, str, str]],
     *,
     every_seed: bool = False,
@@ -188,7 +219,7 @@ def asked(
     Args:
         name: Of the sweep file.
         typed: Overrides, as beside `python -m asdgan.run -m`.
-        points: Results that there are.
+        gathered: Results that there are.
         sizes: Release, subset and machine type of what is known of data sets that are not there.
         every_seed: Points of every seed that has a result belong to it, unless seeds are typed.
 
@@ -201,15 +232,15 @@ def asked(
         raise BadInput("a table is about one data set; give dataset one value")
     release = grid.parts[0].config.dataset.release
     if every_seed and not any(one.get_key_element() == "seed" for one in parsed(typed)):
-        seeds = sorted({one.seed for one in points if one.release == release})
+        seeds = sorted({one.seed for one in gathered.points if one.release == release})
         if seeds:
             grid = grids.expand([*words, f"seed={','.join(map(str, seeds))}"])
     subset = grid.parts[0].config.dataset.get("subset") or "dev"
     usual = [machine_type for *of, machine_type in sizes if of == [release, subset]]
     if release == "demo":
         usual = list(demo.MACHINES)
-    there = {one.machine_type for one in points if one.release == release}
-    return Asked(name, tuple(typed), grid, points, tuple(usual or sorted(there)))
+    there = {one.machine_type for one in gathered.points if one.release == release}
+    return Asked(name, tuple(typed), grid, gathered, tuple(usual or sorted(there)))
 
 
 def _quoted(text: str) -> str:

@@ -133,7 +133,7 @@ def _compared(table: Table, typed: Sequence[str], gathered: Gathered, folder: Pa
     sizes = published.sizes(grid.SWEEPS)
     if table.file is None:
         return [beside.sheet(block, None, {}, sizes) for block in beside.blocks(table.entries, ())]
-    sweep = asked(table.name, typed, gathered.points, sizes, every_seed=True)
+    sweep = asked(table.name, typed, gathered, sizes, every_seed=True)
     ours = beside.ours_of(sweep, gathered, folder)
     models = dict.fromkeys(part.config.detector for part in sweep.grid.parts)
     head = Sheet(
@@ -173,7 +173,7 @@ def _state(table: Table, typed: Sequence[str], gathered: Gathered) -> Sheet:
             said["no sweep yet for"] = ", ".join(runnable)
     else:
         try:
-            sweep = asked(table.name, typed, gathered.points, published.sizes(grid.SWEEPS))
+            sweep = asked(table.name, typed, gathered, published.sizes(grid.SWEEPS))
             said |= _progress(sweep, gathered, raw)
             models = {part.config.detector for part in sweep.grid.parts}
             idle = [n for n in table.systems() if _exists(n) and n not in models]

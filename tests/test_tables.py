@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdgan import ledger, metrics, published, settings, sheets, tables
+from asdgan import ledger, metrics, points, published, settings, sheets, tables
+from asdgan.asked import asked
 from asdgan.stack import Stack
-from asdgan.sweep import blocks, grid, traits
+from asdgan.sweep import blocks, grid, plan, traits
 
 SIZES = published.sizes(grid.SWEEPS)
 TYPES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
@@ -175,6 +176,24 @@ def test_of_data_at_hand_only_its_own_results_count(run, few, tmp_path):
         "0", "data/dcase2020 has no pump, slider, ToyCar, ToyConveyor, valve",
     )  # fmt: skip
     assert row["run"] == "python -m asdgan.run -m sweep=table4 machine=fan"
+
+
+def test_what_is_counted_is_what_the_planner_finds_done():
+    typed = ("machine=fan", "batch=16,32", "hidden_layers=3")
+    plant(
+        "table3_quick", {"fan": (90, 80)}, *typed, "model=ganomaly", "lambda_adv=1", "epochs=10,30"
+    )
+    gathered = points.gather(ledger.read_all(Path("outputs"))[0])
+    sweep = asked("table3_quick", typed, gathered, SIZES)
+    every = {
+        name
+        for part in sweep.grid.parts
+        for lane in plan.signatures(
+            part, plan.Heard("fan", "fan-data"), traits.of(part.config.model._target_)
+        )
+        for name in lane
+    }
+    assert len(every & gathered.done) == sweep.counted(gathered.done).total() == 2 * 4 * 2
 
 
 # Ours beside theirs -----------------------------------------------------------------------------
