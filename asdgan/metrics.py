@@ -72,12 +72,28 @@ def _areas(
     auc = 1.0 - float((above + not_below).sum()) / (2.0 * count * len(positive))
     if max_fpr == 1:
         return auc, auc
-    a, b = above / count, not_below / count
+    strips = strip_areas(above / count, not_below / count, max_fpr)
+    return auc, float(standardised(strips.mean(), max_fpr))
+
+
+def strip_areas(above: ArrayLike, not_below: ArrayLike, max_fpr: float) -> NDArray[np.float64]:
+    """What each anomaly's strip of the ROC curve, of height 1, holds below a false positive rate.
+
+    Args:
+        above: The share of normal clips above the anomaly, where its strip begins.
+        not_below: The share of those not below it, where it has all of its height.
+        max_fpr: Where the area ends, in (0, 1].
+    """
+    a, b = np.asarray(above, dtype=np.float64), np.asarray(not_below, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # a == b is never the chosen branch there
         cut = (max_fpr - a) ** 2 / (2.0 * (b - a))
-    strips = np.where(b <= max_fpr, max_fpr - (a + b) / 2.0, np.where(a >= max_fpr, 0.0, cut))
+    return np.where(b <= max_fpr, max_fpr - (a + b) / 2.0, np.where(a >= max_fpr, 0.0, cut))
+
+
+def standardised(area: ArrayLike, max_fpr: float) -> NDArray[np.float64]:
+    """The area below a false positive rate as 0.5 for chance and 1 at most, after McClish."""
     chance = max_fpr**2 / 2.0
-    return auc, 0.5 * (1.0 + (float(strips.mean()) - chance) / (max_fpr - chance))
+    return 0.5 * (1.0 + (np.asarray(area, dtype=np.float64) - chance) / (max_fpr - chance))
 
 
 def judge(
