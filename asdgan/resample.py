@@ -85,8 +85,8 @@ def widened(drawn: Floats, plan: Sequence[Compared]) -> Floats:
 
     Of a mean over n clips they have (n - 1) / n of the variance, and less in the tail that pAUC
     looks at. By (n + 1) / (n - 1), that of Student's distribution with n + 1 degrees of freedom,
-    `tests/coverage_check.py` finds them right; n is the number of clips of the rarer class, a tenth
-    of the normal ones for pAUC, and 3 at least.
+    they are right as far as `tests/coverage_check.py` can tell; n is the number of clips of the
+    rarer class, a tenth of the normal ones for pAUC, and 3 at least.
     """
     seen = [min(len(one.anomalous), len(one.normal) * SEEN[one.area]) for one in plan]
     sizes = np.maximum(3.0, seen)[:, None, None]
