@@ -150,8 +150,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--intervals",
         action="store_true",
-        help=f"{compare.SURE} intervals of AUC and pAUC beside the lines that are printed: over "
-        "clips, and over seeds where a line has several",
+        help="how sure AUC and pAUC are: intervals beside the lines that are printed, over clips, "
+        "and over seeds where a line has several",
     )
     add(
         "--compare",

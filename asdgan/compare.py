@@ -173,21 +173,22 @@ def compare(
     known = scored(source, {*names[0], *names[1]})
     sides = [by_place(some, known) for some in names]
     common = sorted(sides[0].keys() & sides[1].keys())
-    pairs = [(sides[0][place], sides[1][place]) for place in common]
-    for name, text, line, side in zip("AB", texts, (first, second), sides, strict=True):
-        say(f"{name}: {text} ({_described(line, side.values())})", "bold")
-        if line["selection"].startswith("oracle"):
-            say(f"{name} was chosen by labels of these clips: its lead is flattered", "yellow")
-    if apart := _apart(sides):
-        say(f"not compared: {apart}", "yellow")
+    apart = _apart(sides)
     if not common:
         raise BadInput(
-            f"A and B have scored no clips in common ({apart or 'none was scored'}); compare "
+            f"A and B have scored no clips in common ({apart or 'no clip was scored'}); compare "
             "lines on the same data"
         )
+    pairs = [(sides[0][place], sides[1][place]) for place in common]
     for a, b in pairs:
         if (a.sections, a.labels, a.domains) != (b.sections, b.labels, b.domains):
             raise BadInput(f"A and B did not score the same clips of {a.machine_type}")
+    for name, text, line, side in zip("AB", texts, (first, second), sides, strict=True):
+        say(f"{name}: {text} ({_described(line, side.values())})", "bold")
+        if line["selection"].startswith("oracle"):
+            say(f"test labels chose the settings of {name}, which flatters it", "yellow")
+    if apart:
+        say(f"not compared: {apart}", "yellow")
     lines = list(_lines(pairs, common[0].release, draws))
     console.print(_table(lines))
     say(
@@ -249,15 +250,14 @@ def _described(line: Line, types: Collection[TypeScores]) -> str:
 
 def _apart(sides: Sequence[Collection[Place]]) -> str:
     """The machine types that one side lacks, or has with other clips."""
-    parts = []
-    for name, mine, others in zip("AB", sides, reversed(sides), strict=True):
-        there = {(one.release, one.machine_type) for one in others}
-        alone = sorted(set(mine) - set(others))
-        other = [one.machine_type for one in alone if one[:2] in there]
-        lack = [one.machine_type for one in alone if one[:2] not in there]
-        parts += [f"{', '.join(lack)} (only {name} has it)"] if lack else []
-        parts += [f"{', '.join(other)} (other clips)"] if other and name == "A" else []
-    return "; ".join(parts)
+    a, b = ({place[:2] for place in side} for side in sides)
+    both = {place[:2] for place in set(sides[0]) & set(sides[1])}
+    parts = {"missing in A": b - a, "missing in B": a - b, "other clips": (a & b) - both}
+    return "; ".join(
+        f"{what}: {', '.join(name for _, name in sorted(types))}"
+        for what, types in parts.items()
+        if types
+    )
 
 
 def _lines(
