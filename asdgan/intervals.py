@@ -5,14 +5,16 @@ rows of a comparison; official scores draw each domain apart.
 
 Seeds: the variance of a mean over seeds is that of the draws, plus the spread between the seeds
 over their number. Where seeds disagree about clips both have counted it, so what the draws add to
-the spread between seeds is taken off once. Machine types are trained apart: their seeds add up as
-independent. With one seed an interval speaks of clips only.
+the spread between seeds is taken off the first. Machine types are trained apart: their seeds add
+up as independent. With one seed an interval speaks of clips only.
 
 Half an interval's width is the root of two squares: the normal quantile times the deviation over
-clips, and Student's times that over seeds, which few seeds know badly. Its degrees of freedom are
-Satterthwaite's and one more: with those alone 98.6 % of intervals over two seeds that hardly
-differ held the truth, and with one quantile for the sum 87 % where seeds differ most. An area's
-interval is symmetric in its logit and stays in range; a difference's is symmetric as it stands.
+clips, and Student's times that over seeds, which few seeds know badly; it is never less than the
+draws alone say. Student's degrees of freedom are Satterthwaite's and one more: with those alone
+98.6 % of intervals over two seeds that hardly differ held the truth, and with one quantile for the
+sum 87 % where seeds differ most. An area's interval is symmetric in its logit and stays in range;
+a difference's is symmetric as it stands.
+
 `tests/coverage_check.py` measures how often they hold the truth; percentiles of the draws did so
 less often (91 % for an AUC of 0.98, 74 % with two seeds). Two seeds of one machine type that
 differ by far more than the clips explain remain too few: 88 to 93 %. Where no draw moves an area
@@ -79,6 +81,22 @@ class _Part(NamedTuple):
     weight: float
     found: Floats  # (seeds,)
     drawn: Floats  # (seeds, draws)
+
+
+class _Spread(NamedTuple):
+    """Variances of a mean over seeds.
+
+    Attributes:
+        clips: Of the draws.
+        common: Likewise, without what seeds disagree about.
+        seeds: Between the seeds over their number.
+        freedom: What the last knows of itself, in degrees of freedom.
+    """
+
+    clips: float
+    common: float
+    seeds: float
+    freedom: float
 
 
 def interval(
@@ -188,8 +206,8 @@ def _clips(one: TypeScores) -> tuple[object, ...]:
 # Spread -----------------------------------------------------------------------------------------
 
 
-def _spread(parts: Sequence[_Part]) -> tuple[float, float, float]:
-    """The variance of a weighted sum over clips and over seeds, and the latter's freedom."""
+def _spread(parts: Sequence[_Part]) -> _Spread:
+    """That of the weighted sum of parts."""
     clips = float(np.var(sum(part.weight * part.drawn.mean(axis=0) for part in parts), ddof=1))
     between, added, squares = 0.0, 0.0, 0.0
     for part in parts:
@@ -199,20 +217,21 @@ def _spread(parts: Sequence[_Part]) -> tuple[float, float, float]:
             between, added = between + own, added + drawn - own
             squares += own**2 / (seeds - 1)
     freedom = between**2 / squares + 1.0 if squares else math.inf
-    return clips, max(0.0, between - max(0.0, added)), freedom
+    return _Spread(clips, max(0.0, clips - max(0.0, added)), between, freedom)
 
 
-def _half(spread: tuple[float, float, float], tail: float) -> float:
+def _half(spread: _Spread, tail: float) -> float:
     """Half the width of an interval that leaves out this share at each end."""
     from scipy import special  # takes as long to load as the rest of a board
 
-    clips, seeds, freedom = spread
-    normal = float(special.ndtri(tail))
-    student = float(special.stdtrit(freedom, tail)) if seeds else normal
-    return math.sqrt(normal**2 * clips + student**2 * seeds)
+    normal, student = special.ndtri(tail), 0.0
+    if spread.seeds:
+        student = special.stdtrit(spread.freedom, tail)
+    joined = normal**2 * spread.common + student**2 * spread.seeds
+    return math.sqrt(max(normal**2 * spread.clips, joined))
 
 
-def _p_value(value: float, spread: tuple[float, float, float]) -> float:
+def _p_value(value: float, spread: _Spread) -> float:
     """The share outside the interval that ends at 0."""
     low, high = -300.0, 0.0  # powers of ten
     for _ in range(60):
@@ -392,4 +411,5 @@ def delong_p_value(a: TypeScores, b: TypeScores) -> float | None:
         aucs, spread = delong(a.scores[:, clips], labels, b.scores[:, clips])
         value += (aucs[0] - aucs[1]) / len(sections)
         variance += (spread[0, 0] + spread[1, 1] - 2.0 * spread[0, 1]) / len(sections) ** 2
-    return _p_value(value, (max(0.0, variance), 0.0, math.inf))
+    variance = max(0.0, variance)
+    return _p_value(value, _Spread(variance, variance, 0.0, math.inf))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from coverage_check import CASES, held
+from scipy import stats
 
 from asdgan import intervals, metrics, official, resample
 from asdgan.intervals import TypeScores, compared, delong, delong_p_value, interval
@@ -97,7 +98,7 @@ def test_the_spread_of_draws_is_that_of_delong():
         mine = np.array(one.sections) == section
         truth = np.array(one.labels)[mine] == "anomaly"
         variance += delong(one.scores[0, mine], truth)[1][0, 0] / 4
-    assert intervals._spread(parts)[0] == pytest.approx(variance, rel=0.1)
+    assert intervals._spread(parts).clips == pytest.approx(variance, rel=0.1)
 
 
 # Values -----------------------------------------------------------------------------------------
@@ -181,15 +182,19 @@ def test_seeds_that_agree_are_as_sure_as_one():
     assert (a.low, a.value, a.high) == pytest.approx((b.low, b.value, b.high), abs=1e-12)
 
 
-def test_the_variance_of_seeds_is_their_spread_less_what_clips_explain():
-    """One part of weight 1/2 by hand: 4 seeds with variance 10, which grows to 13 in draws."""
-    found = np.array([0.0, 0.0, math.sqrt(30.0), 0.0]) * math.sqrt(4 / 3)
-    assert np.var(found, ddof=1) == pytest.approx(10.0)
-    drawn = np.stack([found * math.sqrt(1.3)] * 2, axis=1)
-    clips, seeds, freedom = intervals._spread([intervals._Part(0.5, found, drawn)])
-    assert clips == 0.0
-    assert seeds == pytest.approx((10 - 3) / 4 / 4)
-    assert freedom == pytest.approx(3 + 1)
+def test_what_seeds_disagree_about_is_counted_once():
+    """By hand: 4 seeds of variance 8, which is 10 and 14 in two draws, whose means are 1 and 5."""
+    found = np.array([1.0, 1.0, -1.0, -1.0]) * math.sqrt(6)
+    drawn = np.stack([1 + found * math.sqrt(10 / 8), 5 + found * math.sqrt(14 / 8)], axis=1)
+    assert np.var(found, ddof=1) == pytest.approx(8)
+    spread = intervals._spread([intervals._Part(0.5, found, drawn)])
+    assert spread.clips == pytest.approx(0.25 * 8)
+    assert spread.seeds == pytest.approx(0.25 * 8 / 4)
+    assert spread.common == pytest.approx(0.25 * (8 - (12 - 8) / 4))
+    assert spread.freedom == pytest.approx(3 + 1)
+    normal, student = stats.norm.ppf(0.975), stats.t.ppf(0.975, 4)
+    half = math.sqrt(normal**2 * spread.common + student**2 * spread.seeds)
+    assert intervals._half(spread, 0.025) == pytest.approx(half)
 
 
 @pytest.mark.parametrize(
