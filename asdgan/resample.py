@@ -83,15 +83,14 @@ def drawn_areas(
 def widened(drawn: Floats, plan: Sequence[Compared]) -> Floats:
     """The draws with the spread that new clips have: those drawn again spread less.
 
-    Of a mean over n clips they have (n - 1) / n of the variance, and less in the tail that pAUC
-    looks at. By (n + 1) / (n - 1), that of Student's distribution with n + 1 degrees of freedom,
-    they are right as far as `tests/coverage_check.py` can tell; n is the number of clips of the
-    rarer class, a tenth of the normal ones for pAUC, and 3 at least.
+    The deviation of n clips is too small by the root of (n - 1.5) / n: by n - 1 it would not be for
+    a variance. n is the number of clips of the rarer class, a tenth of the normal ones for pAUC,
+    which looks at no others, and 3 at least.
     """
     seen = [min(len(one.anomalous), len(one.normal) * SEEN[one.area]) for one in plan]
     sizes = np.maximum(3.0, seen)[:, None, None]
     middle = drawn.mean(axis=-1, keepdims=True)
-    return middle + (drawn - middle) * np.sqrt((sizes + 1.0) / (sizes - 1.0))
+    return middle + (drawn - middle) * np.sqrt(sizes / (sizes - 1.5))
 
 
 def _counts(
