@@ -18,7 +18,7 @@ as it stands.
 
 `tests/coverage_check.py` measures how often they hold the truth; percentiles of the draws did so
 less often (91 % for an AUC of 0.98, 74 % with two seeds). Two seeds of one machine type that
-differ by far more than the clips explain remain too few: 88 to 93 %. Where no draw moves an area
+differ by far more than the clips explain remain too few: 89 to 94 %. Where no draw moves an area
 (all clips are told apart, say) its interval is that point: the clips at hand cannot say more.
 """
 

@@ -83,9 +83,9 @@ def drawn_areas(
 def widened(drawn: Floats, plan: Sequence[Compared]) -> Floats:
     """The draws with the spread that new clips have: those drawn again spread less.
 
-    The deviation of n clips is too small by the root of (n - 1.5) / n: by n - 1 it would not be for
-    a variance. n is the number of clips of the rarer class, a tenth of the normal ones for pAUC,
-    which looks at no others, and 3 at least.
+    The deviation of draws of n clips is that of new ones times the root of (n - 1.5) / n, nearly.
+    n is the number of clips of the rarer class; for pAUC that of a tenth of the normal ones, which
+    looks at no others; and 3 at least.
     """
     seen = [min(len(one.anomalous), len(one.normal) * SEEN[one.area]) for one in plan]
     sizes = np.maximum(3.0, seen)[:, None, None]

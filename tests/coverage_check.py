@@ -8,7 +8,31 @@ spreads over trainings by `spread`; target clips lie higher by `shift`. The trut
 the curve of those distributions, averaged over trainings. Exits with 1 unless every share lies
 between 93 and 97 per cent.
 
-LAST FIGURES
+Last figures, 1,000 repeats of 300 draws, 3 to 6 s a case (numpy 2.4.6; the truth, the share of
+intervals that hold it in per cent, and their mean width):
+
+    AUC 0.7                         0.700  95.1  0.144
+    AUC 0.9                         0.900  95.7  0.085
+    AUC 0.7, 25 clips               0.700  95.1  0.290
+    AUC 0.8, 6 types of 30          0.800  94.8  0.094
+    pAUC at AUC 0.7                 0.565  96.0  0.126
+    pAUC at AUC 0.8                 0.633  95.9  0.155
+    pAUC at AUC 0.9                 0.751  96.0  0.168
+    pAUC at AUC 0.8, 6 types        0.633  94.5  0.065
+    AUC, 2 seeds that agree         0.800  93.7  0.122
+    AUC, 2 seeds of other noise     0.800  96.7  0.139
+    AUC, 2 seeds of other worth     0.798  95.7  0.235
+    AUC, 3 seeds of other worth     0.798  96.6  0.180
+    AUC, 5 seeds of other worth     0.798  96.3  0.147
+    pAUC, 2 seeds of other worth    0.635  96.4  0.223
+    AUC, 6 types, 2 seeds           0.798  96.2  0.073
+    official score                  0.727  96.9  0.127
+    official score, 2 seeds         0.726  96.0  0.226
+    AUC, equal rows                 0.000  96.2  0.127
+    AUC, B better                  -0.070  95.9  0.118
+    pAUC, B better                 -0.074  96.0  0.198
+    AUC, B better, 2 seeds         -0.070  94.2  0.261
+    AUC, B better, 6 types         -0.037  95.3  0.095
 """
 
 import argparse
