@@ -6,7 +6,7 @@ whether labels chose. Without either the choice is refused, and what the points 
 
 import argparse
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """Where results are read from, as often as they are needed: many do not fit into memory."""
 
     path: Path
@@ -108,7 +108,7 @@ def chosen(
     path, wanted = Path(place), None
     if not path.is_file():
         path, wanted = points.place(place)
-    source = _Source(path)
+    source = Source(path)
     gathered = points.gather(source.results(notes), where=where, wanted=wanted)
     if not gathered.points:
         asked = f" with {' and '.join(where)}" if where and gathered.done else ""
@@ -149,7 +149,7 @@ def _choice(stored: Stored, among: int, choose: str | None) -> Choice:
     return Choice(stored, selection, choose if among > 1 else None, among)
 
 
-def _best(name: str, mine: Sequence[Point], choose: str, source: _Source) -> Point:
+def _best(name: str, mine: Sequence[Point], choose: str, source: Source) -> Point:
     """The best of a machine type's points; of equal ones the first by signature."""
     if choose == VAL_LOSS:
         worth = _held_out(name, mine, source)
@@ -164,7 +164,7 @@ def _best(name: str, mine: Sequence[Point], choose: str, source: _Source) -> Poi
     )
 
 
-def _held_out(name: str, mine: Sequence[Point], source: _Source) -> dict[str, float]:
+def _held_out(name: str, mine: Sequence[Point], source: Source) -> dict[str, float]:
     """The mean score of held-out normal windows at the end, by signature."""
     worth, kinds = {}, set()
     for row in (one.row for one in source.rows({point.signature for point in mine})):
@@ -186,20 +186,32 @@ def _held_out(name: str, mine: Sequence[Point], source: _Source) -> dict[str, fl
 
 def _several(name: str, mine: Sequence[Point], gathered: Gathered, path: Path) -> str:
     """The sentence for points among which nothing was chosen, and what they differ in."""
+    differ = differing(
+        {
+            "model": one.model,
+            "seed": one.seed,
+            "data": one.data[:8],
+            **gathered.settings.values(one.setting),
+        }
+        for one in mine
+    )
+    return (
+        f"{path} holds {len(mine)} points on {name}, which differ in "
+        f"{differ or 'how they were chosen'}; say which by --where KEY=VALUE, or have "
+        "one chosen on each machine type: --choose auc (oracle: test labels choose) or "
+        "--choose val_loss (label_free)"
+    )
+
+
+def differing(several: Iterable[Mapping[str, Any]]) -> str:
+    """What settings differ in, each with its first values; empty where in nothing."""
     values: dict[str, list[str]] = defaultdict(list)
-    for one in mine:
-        apart = {"model": one.model, "seed": one.seed, "data": one.data[:8]}
-        for key, value in {**apart, **gathered.settings.values(one.setting)}.items():
+    for one in several:
+        for key, value in one.items():
             if said(value) not in values[key]:
                 values[key].append(said(value))
-    differ = [
+    return ", ".join(
         f"{key} ({', '.join(some[:SHOWN])}{', ...' if len(some) > SHOWN else ''})"
         for key, some in values.items()
         if len(some) > 1
-    ]
-    return (
-        f"{path} holds {len(mine)} points on {name}, which differ in "
-        f"{', '.join(differ) or 'how they were chosen'}; say which by --where KEY=VALUE, or have "
-        "one chosen on each machine type: --choose auc (oracle: test labels choose) or "
-        "--choose val_loss (label_free)"
     )
