@@ -8,6 +8,7 @@ finds has to agree with it.
 import functools
 import math
 import os
+import pwd
 import stat
 import struct
 import sys
@@ -26,6 +27,8 @@ from asdgan.errors import BadInput
 LONGEST = 3600  # seconds; a longer clip is a mistake, and would fill the memory
 HIGHEST_RATE = 768_000  # Hz; beyond any recorder
 MOST_CHUNKS = 1000  # a real wav has a handful; a crafted one could have millions
+LOUDEST = 100.0  # full scales: 40 dB beyond it is no recording, but numbers in another unit
+STRICTNESS = 1  # raised when a file that was accepted is refused, or the other way round
 # Rates without a common divisor, as 15999 and 16000, make a resampling filter of gigabytes.
 LARGEST_RATIO = 1_000_000
 
@@ -41,6 +44,11 @@ CODECS = {
     0x55: "MP3",
 }
 STREAMED = 0xFFFFFFFF  # data size left by a writer that could not go back
+# Chunks that recorders and editors are known to write; another one is noted, and passed over.
+KNOWN_CHUNKS = frozenset(
+    b"fmt |data|LIST|fact|cue |plst|smpl|inst|bext|iXML|axml|chna|qlty|mext|levl|link|PEAK|JUNK|"
+    b"junk|PAD |FLLR|filr|elm1|id3 |ID3 |DISP|acid|afsp|cart|umid|minf|regn|_PMX|aXML".split(b"|")
+)
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # a sub-format is a codec and this
 
 AGAIN = "download or unpack it again"
@@ -63,12 +71,24 @@ FOREIGN = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class Format:
+    """What the header of an accepted wav says.
+
+    Attributes:
+        codec: `PCM` or `FLOAT`.
+        bits: Per sample.
+        channels: At least 1.
+        rate: In Hz.
+        samples: Of each channel, at least 1.
+        notes: What is accepted in it, and odd.
+    """
+
     codec: int
     bits: int
     channels: int
-    rate: int  # Hz
-    samples: int  # of each channel
+    rate: int
+    samples: int
+    notes: tuple[str, ...]
 
 
 def read_wav(
@@ -86,7 +106,8 @@ def read_wav(
         Shape (samples,), float32, full scale ±1, finite; as long as `wav_length` says.
 
     Raises:
-        BadInput: The file is missing, cut, not such a wav, or holds NaN or an infinity.
+        BadInput: The file is missing, cut, not such a wav, or holds NaN, an infinity, or numbers
+            beyond `LOUDEST`.
     """
     with _opened(path) as file:
         header = _header(path, file, sample_rate, resample, channel)
@@ -113,8 +134,29 @@ def wav_length(path: Path, *, sample_rate: int, resample: bool, channel: int | N
     return _length_at(header.samples, header.rate, sample_rate)
 
 
-def wav_format(path: Path, *, channel: int | None = None) -> tuple[int, int]:
-    """Sample rate in Hz and length in samples of a wav file, from its header alone.
+def checked_length(
+    path: Path, *, sample_rate: int, resample: bool, channel: int | None = None
+) -> int:
+    """As `wav_length`, after a look at every sample: what this accepts, `read_wav` reads.
+
+    Args:
+        path: A wav file as for `read_wav`.
+        sample_rate: In Hz.
+        resample: Whether a file of another rate is converted or refused.
+        channel: As for `read_wav`.
+
+    Raises:
+        BadInput: As `read_wav`; where the system refused the file, not its content, that error
+            is its cause.
+    """
+    with _opened(path) as file:
+        header = _header(path, file, sample_rate, resample, channel)
+        _decoded(path, file, header, (channel or 1) - 1)
+    return _length_at(header.samples, header.rate, sample_rate)
+
+
+def wav_format(path: Path, *, channel: int | None = None) -> Format:
+    """What the header of a wav file says.
 
     Args:
         path: A wav file as for `read_wav`.
@@ -124,8 +166,42 @@ def wav_format(path: Path, *, channel: int | None = None) -> tuple[int, int]:
         BadInput: As `wav_length`.
     """
     with _opened(path) as file:
-        header = _header(path, file, None, True, channel)
-    return header.rate, header.samples
+        return _header(path, file, None, True, channel)
+
+
+def require_file(path: Path) -> None:
+    """Refuses what cannot be opened as a wav file without waiting or effects.
+
+    Raises:
+        BadInput: It is missing, or a folder, a pipe, a socket or a device.
+    """
+    try:
+        _require_regular(path)
+    except OSError as error:
+        raise BadInput(unreadable(path, error)) from error
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """What to say of a file that the system does not give."""
+    if isinstance(error, FileNotFoundError):
+        what = f"is a link to {os.readlink(path)}, where nothing is" if path.is_symlink() else ""
+        return f"{path}: {what or 'no such file'}; check the path, or {AGAIN}"
+    why = error.strerror
+    if isinstance(error, PermissionError):
+        try:
+            found = path.stat()
+        except OSError:  # a folder on the way to it is closed
+            pass
+        else:
+            why = f"{why}, mode {stat.S_IMODE(found.st_mode):03o}, owner {_name(found.st_uid)}"
+    return f"{path}: cannot be read ({why}); check it and its rights"
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 @functools.cache
@@ -162,13 +238,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         _require_regular(path)
         with path.open("rb") as file:
             yield file
-    except FileNotFoundError:
-        what = f"is a link to {os.readlink(path)}, where nothing is" if path.is_symlink() else ""
-        raise BadInput(f"{path}: {what or 'no such file'}; check the path, or {AGAIN}") from None
     except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be read ({error.strerror}); check it and its rights"
-        ) from None
+        raise BadInput(unreadable(path, error)) from error
 
 
 def _require_regular(path: Path) -> None:
@@ -182,11 +253,11 @@ def _require_regular(path: Path) -> None:
 
 def _header(
     path: Path, file: BinaryIO, sample_rate: int | None, resample: bool, channel: int | None
-) -> _Header:
+) -> Format:
     """What the header promises, after everything that it alone can show has been checked."""
     size = os.fstat(file.fileno()).st_size  # bytes
     _require_riff(path, file.read(64), size)
-    fmt, data = _chunks(path, file, size)
+    fmt, data, notes = _chunks(path, file, size)
     codec, bits, channels, rate = _format(path, fmt, channel)
     samples, rest = divmod(data, bits // 8 * channels)
     if rest:
@@ -201,8 +272,9 @@ def _header(
         raise BadInput(
             f"{path}: {samples / rate:.0f} s long, but at most {LONGEST} s are read; cut it"
         )
+    found = Format(codec, bits, channels, rate, samples, notes)
     if sample_rate is None:
-        return _Header(codec, bits, channels, rate, samples)
+        return found
     if rate != sample_rate and not resample:
         raise BadInput(
             f"{path}: sample rate {rate} Hz, but {sample_rate} Hz is expected; convert the file, "
@@ -214,7 +286,7 @@ def _header(
             f"{path}: sample rate {rate} Hz, which has too little in common with {sample_rate} Hz "
             f"to be resampled here (ratio {old}:{new}); convert the file"
         )
-    return _Header(codec, bits, channels, rate, samples)
+    return found
 
 
 def _require_riff(path: Path, start: bytes, size: int) -> None:
@@ -241,13 +313,13 @@ def _shown(raw: bytes) -> str:
     return repr(raw)[1:]
 
 
-def _chunks(path: Path, file: BinaryIO, size: int) -> tuple[bytes, int]:
-    """The format chunk's content, and the length of the audio in bytes.
+def _chunks(path: Path, file: BinaryIO, size: int) -> tuple[bytes, int, tuple[str, ...]]:
+    """The format chunk's content, the length of the audio in bytes, and what is odd in them.
 
     Whatever follows the audio has to be chunks to the file's very end: bytes that are not are
     either audio that the header keeps quiet about, or rubbish.
     """
-    fmt, data, end = b"", -1, 0
+    fmt, data, end, notes = b"", -1, 0, {}
     position = 12
     for _ in range(MOST_CHUNKS):
         if position >= size:
@@ -257,6 +329,7 @@ def _chunks(path: Path, file: BinaryIO, size: int) -> tuple[bytes, int]:
         start = position + 8
         if name == b"data" and length == STREAMED:
             length = size - start
+            notes["no length for its audio (a streamed wav); read to the file's end"] = None
         if data >= 0 and (start + length > size or not _is_name(name)):
             raise BadInput(
                 f"{path}: the header declares {data} bytes of audio, but {size - end} more follow "
@@ -277,12 +350,14 @@ def _chunks(path: Path, file: BinaryIO, size: int) -> tuple[bytes, int]:
             raise BadInput(f"{path}: ends inside its header ({size} bytes in all); {AGAIN}")
         elif name == b"fmt ":
             fmt = file.read(min(length, 40)) or b"\0"
+        elif name not in KNOWN_CHUNKS:
+            notes[f"a chunk {_shown(name)} of unknown use, passed over"] = None
         position = start + length + length % 2  # an odd chunk is followed by a byte of padding
     else:
         raise BadInput(f"{path}: impossible header: over {MOST_CHUNKS} chunks; {CONVERT}")
     if data < 0:
         raise BadInput(f"{path}: ends inside its header ({size} bytes in all); {AGAIN}")
-    return fmt, data
+    return fmt, data, tuple(notes)
 
 
 def _is_name(raw: bytes) -> bool:
@@ -313,7 +388,7 @@ def _format(path: Path, fmt: bytes, channel: int | None) -> tuple[int, int, int,
     return codec, bits, channels, rate
 
 
-def _decoded(path: Path, file: BinaryIO, header: _Header, column: int) -> np.ndarray:
+def _decoded(path: Path, file: BinaryIO, header: Format, column: int) -> np.ndarray:
     """The samples at the file's own rate, shape (samples,), float32, finite."""
     whole = (header.codec, header.bits) == (PCM, 16)
     os.lseek(file.fileno(), 0, os.SEEK_SET)  # the library begins where the descriptor stands
@@ -337,6 +412,12 @@ def _decoded(path: Path, file: BinaryIO, header: _Header, column: int) -> np.nda
         raise BadInput(
             f"{path}: NaN or infinite at sample {wrong[0]} ({samples[wrong[0]]}), {wrong.size} "
             "such samples in all, but numbers are expected; export it again"
+        )
+    loud = np.flatnonzero(np.abs(samples) > LOUDEST)
+    if loud.size:
+        raise BadInput(
+            f"{path}: sample {loud[0]} is {samples[loud[0]]:g}, {loud.size} beyond ±{LOUDEST:g} "
+            "in all, but full scale is ±1; scale the recording to that"
         )
     return samples
 

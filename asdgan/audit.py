@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-
-from asdgan import fetch
-from asdgan.audio import read_wav, wav_format
+from asdgan import fetch, folders, odd
+from asdgan.audio import PCM, Format, read_wav, wav_format
 from asdgan.clips import Clip
 from asdgan.errors import BadInput
 
@@ -44,37 +42,44 @@ def counts(clips: Iterable[Clip]) -> dict[Group, int]:
     return dict(sorted(found.items()))
 
 
-def audit(clips: Sequence[Clip], on_clip: Callable[[int], None]) -> Report:
+def audit(clips: Sequence[Clip], root: Path, on_clip: Callable[[int], None]) -> Report:
     """Reads every clip of one machine type and subset.
 
     Found wrong: clips that cannot be read, that are the same in training and test, or the same
-    under two labels. Noted: silence (all samples equal), equal clips within a split, other rates
-    and durations than most clips have, sections that cannot be judged.
+    under two labels. Noted: clips that are silent, clipped or beside zero, equal clips within a
+    split, other lengths, rates and widths than most clips have, odd headers, sections that cannot
+    be judged.
 
     Args:
         clips: Of one machine type and subset.
+        root: The data root.
         on_clip: Told how many more were read.
     """
     report = Report()
-    unread, silent = [], []
+    unread = []
+    signs: dict[str, list[str]] = {"silent": [], "DC": [], "clipped": []}
     same: dict[bytes, list[Clip]] = defaultdict(list)
-    formats: dict[tuple[int, int], list[Clip]] = defaultdict(list)
+    formats: dict[Clip, Format] = {}
     for clip in clips:
         on_clip(1)
         try:
-            rate, length = wav_format(clip.path, channel=clip.channel)
-            samples = read_wav(clip.path, sample_rate=rate, resample=False, channel=clip.channel)
+            folders.refuse_unfit(clip.path, root)
+            found = wav_format(clip.path, channel=clip.channel)
+            samples = read_wav(
+                clip.path, sample_rate=found.rate, resample=False, channel=clip.channel
+            )
         except BadInput as error:
             unread.append(str(error))
             continue
-        formats[rate, length].append(clip)
+        formats[clip] = found
         same[sha256(samples.tobytes()).digest()].append(clip)
-        if np.ptp(samples) == 0:
-            silent.append(clip)
+        if sign := odd.sign(samples):
+            signs[sign[0]].append(f"{sign[0]}: {clip.name}: {sign[1]}")
     report.wrong += _few([f"unreadable: {sentence}" for sentence in unread])
-    report.noted += _few([f"silent: {clip.name}" for clip in silent])
+    for sentences in signs.values():
+        report.noted += _few(sentences)
     _compare(report, [group for group in same.values() if len(group) > 1])
-    report.noted += _formats(formats)
+    report.noted += _lengths(formats) + _formats(formats)
     report.noted += _unjudged(clips)
     return report
 
@@ -104,17 +109,39 @@ def _compare(report: Report, groups: Iterable[Sequence[Clip]]) -> None:
     report.noted += _few(copies)
 
 
-def _formats(formats: dict[tuple[int, int], list[Clip]]) -> list[str]:
-    """A sentence for each rate and length, where clips differ in them."""
-    if len(formats) < 2:
-        return []
-    found = sorted(formats.items(), key=lambda item: -len(item[1]))
+def _lengths(formats: dict[Clip, Format]) -> list[str]:
+    """Sentences on clips that are not as long as most, or on how long they are."""
+    seconds = {clip: found.samples / found.rate for clip, found in formats.items()}
+    most = odd.usual(list(seconds.values()))
+    if most is None and seconds:
+        shortest, longest = (end(seconds, key=lambda clip: seconds[clip]) for end in (min, max))
+        return [
+            f"no usual length: from {seconds[shortest]:.2f} s ({shortest.name}) to "
+            f"{seconds[longest]:.2f} s ({longest.name})"
+        ]
     return _few(
         [
-            f"{len(clips)} clips of {length / rate:.3f} s at {rate} Hz, {clips[0].name} first"
-            for (rate, length), clips in found
+            f"length: {clip.name}: {odd.length_said(length, most)}"
+            for clip, length in seconds.items()
+            if most is not None and odd.differs(length, most)
         ]
     )
+
+
+def _formats(formats: dict[Clip, Format]) -> list[str]:
+    """A sentence for each rate and width, where clips differ or are not 16 bits; and for notes."""
+    alike: dict[str, list[Clip]] = defaultdict(list)
+    notes = []
+    for clip, found in formats.items():
+        width = f"{found.bits}-bit {'PCM' if found.codec == PCM else 'float'}"
+        alike[f"{width} at {found.rate} Hz"].append(clip)
+        notes += [f"header: {clip.name}: {note}" for note in found.notes]
+    usual = len(alike) < 2 and all(form.startswith("16-bit PCM") for form in alike)
+    said = [
+        f"format: {len(clips)} clips of {form}, {clips[0].name} first"
+        for form, clips in sorted(alike.items(), key=lambda item: -len(item[1]))
+    ]
+    return _few(notes) + ([] if usual else _few(said))
 
 
 def _unjudged(clips: Iterable[Clip]) -> list[str]:

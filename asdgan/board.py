@@ -15,16 +15,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import compare, intervals, ledger, metrics, points, ranking
+from asdgan import (
+    compare,
+    halves,
+    intervals,
+    ledger,
+    metrics,
+    points,
+    ranking,
+    selection,
+)
 from asdgan.choice import Source
 from asdgan.errors import BadInput
 from asdgan.files import as_csv, write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
-from asdgan.terminal import Parser, answer, printable, sheet
+from asdgan.terminal import Parser, answer, bars, printable, sheet
 
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
-HIDDEN |= set(compare.ENDS)
+HIDDEN |= {"split_half_sd", "label_free_signatures", *compare.ENDS}
 HEADINGS = {
     "machine_type": "machine type",
     "machine_types": "machine types",
@@ -35,6 +44,12 @@ HEADINGS = {
     "pauc_interval": f"pAUC {compare.SURE}",
     "auc_mean": "mean AUC",
     "per_id": "per id",
+    "in_halves": "in halves",
+    "split_half": "split half",
+    "gap_split_half": "half gap",
+    "label_free": "label-free",
+    "gap_label_free": "free gap",
+    "label_free_by": "label-free by",
     "signatures": "signature",
     "commits": "commit",
 }
@@ -43,6 +58,7 @@ MEANING = {
     "machine_type": "",
     "point": "",
     "best": ": best settings per machine type by {}; oracle: test labels chose among several",
+    selection.VIEW: ": what the best settings by {} owe to the choice",
 }
 REASONS = 8  # kinds of failure that are printed
 
@@ -72,7 +88,7 @@ def show(
     Args:
         results: Let go one by one, so that a generator costs little memory.
         failures: Of points, some of which may have a result by now.
-        by: One of `ranking.VIEWS`.
+        by: One of `ranking.VIEWS`, or `selection.VIEW`, which reads the clip scores too.
         sort: Best first by this area.
         where: Conditions KEY=VALUE that all must hold.
         top: Best ranks printed; all where it is 0.
@@ -92,12 +108,20 @@ def show(
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable(text), style=style))  # Text: what rows say is never markup
 
-    gathered = points.gather(results, where=where, wanted=wanted)
+    noted = halves.Noted()
+    passing = noted.passing(results) if by == selection.VIEW else results
+    gathered = points.gather(passing, where=where, wanted=wanted)
     failed = points.lacking(failures, gathered.done, where=where, wanted=wanted)
     if gathered.done and not gathered.points:
         say(f"none of {len(gathered.done)} points has {' and '.join(where)}")
     varying, shared = ranking.factored(gathered)
-    tables = ranking.ranked(gathered, by=by, area=sort, varying=varying)
+    if by == selection.VIEW:
+        with bars(True) as bar:
+            on_points = bar("clip scores", len(gathered.points)).advance
+            tables = selection.lines(gathered, noted, area=sort, on_points=on_points)
+        shared += selection.MEANING
+    else:
+        tables = ranking.ranked(gathered, by=by, area=sort, varying=varying)
     if sure:
         every = [line for lines in tables.values() for line in lines]
         for line in every:
@@ -140,10 +164,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--by",
-        choices=ranking.VIEWS,
+        choices=(*ranking.VIEWS, selection.VIEW),
         default="settings",
         help="a line for each detector setting over machine types, for each machine type over "
-        "seeds, for each point, or for the best settings of each machine type",
+        "seeds, for each point, for the best settings of each machine type, or for what those "
+        "owe to the choice",
     )
     add("--sort", choices=metrics.AREAS, default="auc", help="best first by this area")
     points.add_where(parser)
@@ -173,6 +198,11 @@ def _board(chosen: argparse.Namespace) -> None:
     source = Source(folder)
     if chosen.draws < 2:
         raise BadInput(f"--draws {chosen.draws}: a spread needs 2 at least, and 1000 are usual")
+    if chosen.by == selection.VIEW and (chosen.intervals or chosen.compare):
+        raise BadInput(
+            f"--by {selection.VIEW} has a spread of its own; --intervals and --compare take the "
+            f"other views: {', '.join(ranking.VIEWS)}"
+        )
     if chosen.compare:
         _compare(chosen, source, wanted)
         return
@@ -251,6 +281,10 @@ def _cells(line: Line) -> dict[str, str]:
     for area in metrics.AREAS:
         spread = line.get(f"{area}_sd")
         cells[area] = area_said(line[area]) + (f" ± {spread:.4f}" if spread is not None else "")
+    for area in (*selection.AREAS, *selection.GAPS):
+        if line.get(area) is not None:
+            spread = line.get(f"{area}_sd")
+            cells[area] = area_said(line[area]) + (f" ± {spread:.4f}" if spread else "")
     if "types" in line:
         cells["auc_mean"] = area_said(line["auc_mean"])
         seen = line["types"] + len(line["missing"].split())

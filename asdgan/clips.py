@@ -16,8 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from asdgan import folders, labels
-from asdgan.errors import BadInput, Damaged
-from asdgan.files import canonical, read_json, sha256_of, write_json
+from asdgan.audio import unreadable
+from asdgan.errors import BadInput
+from asdgan.files import canonical, sha256_of
+from asdgan.known import Known
 from asdgan.releases import GRAMMARS, Grammar
 
 LOGGER = logging.getLogger(__name__)
@@ -62,12 +64,15 @@ class Choice:
         truth: The organisers' label lists, a file or a folder; None where names say it all, or
             nothing shall be judged.
         channel: The microphone to be heard where a release has several, from 1.
+        strict: Whether the table is refused where a wav is a link out of the root, or no file;
+            otherwise it is in the table, and `sieve` leaves it out.
     """
 
     subset: str | None = None
     train: str = "same"
     truth: Path | None = None
     channel: int = 1
+    strict: bool = True
 
 
 USUAL = Choice()
@@ -137,42 +142,28 @@ def fingerprint(clips: Sequence[Clip], cache: Path | None, *, judged: bool = Tru
     Raises:
         BadInput: A clip cannot be read any more.
     """
-    known = _read_cache(cache)
-    fresh: dict[str, list[int | str]] = {}
+    known = Known(cache)
     rows = []
     for clip in clips:
         try:
             stat = clip.path.stat()
-            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-            key = os.fsencode(clip.path.absolute()).decode(errors="backslashreplace")
-            entry = known.get(key)
-            if not (isinstance(entry, list) and entry[:-1] == stamp):
-                entry = fresh[key] = [*stamp, sha256_of(clip.path)]
-        except OSError as error:
+            digest = known.get(clip.path, stat)
+            if digest is None:
+                digest = sha256_of(clip.path)
+                known.put(clip.path, stat, digest)
+        except FileNotFoundError:
             raise BadInput(
-                f"clip {str(clip.path)!r} cannot be read ({error.strerror}); check the file"
+                f"{clip.path}: was there when the clips were listed, and is gone; put it back, "
+                "and start again"
             ) from None
-        row = [clip.name, stat.st_size, entry[-1]]
+        except OSError as error:
+            raise BadInput(unreadable(clip.path, error)) from error
+        row = [clip.name, stat.st_size, digest]
         row += [f"channel {clip.channel}"] if clip.channel is not None else []
         row += [clip.label, clip.domain or ""] if clip.listed and judged else []
         rows.append(row)
-    if cache is not None and fresh:
-        try:
-            write_json(
-                cache, {**_read_cache(cache), **fresh}
-            )  # another process may have added some
-        except OSError as error:
-            LOGGER.warning(
-                "%s: digests not kept (%s), read again next time", cache, error.strerror
-            )
+    known.save()
     return sha256(canonical(sorted(rows))).hexdigest()
-
-
-def _read_cache(cache: Path | None) -> dict[str, list[int | str]]:
-    try:
-        return read_json(cache) if cache is not None else {}
-    except (OSError, Damaged):
-        return {}
 
 
 def _clips(
@@ -195,7 +186,7 @@ def _clips(
     for split, patterns in (("train", train), ("test", grammar.test)):
         tops = [top for pattern in patterns for top in folders.split_folders(home, pattern)]
         for top in tops:
-            for path in folders.wavs(top, root):
+            for path in folders.wavs(top, root, strict=choice.strict):
                 clip, channel = _clip(path, home, base, release, machine_type, split, subset)
                 if channel is None or channel == choice.channel:
                     clips.append(clip)

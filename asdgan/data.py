@@ -136,7 +136,7 @@ def _verify(chosen: argparse.Namespace, root: Path) -> int:
             except BadInput as error:  # the other machine types are looked at all the same
                 say(where, audit.Report(wrong=[str(error)]))
                 continue
-            say(where, audit.audit(table, bar(f"{where}clips", len(table)).advance))
+            say(where, audit.audit(table, root, bar(f"{where}clips", len(table)).advance))
             split = ", ".join(f"{count} {name}" for name, count in _split(table).items())
             print(f"{where}{len(table)} clips read ({split})")
         manifests = fetch.manifests(root)
@@ -201,7 +201,8 @@ def _table(
     # Training clips of both, for an evaluation set may come without its own; then only those of
     # this subset are kept.
     labelled = chosen.truth if subset == "eval" else None
-    choice = Choice(subset=subset, truth=labelled, train="both")
+    # Bad clips are told one by one, where clips are read.
+    choice = Choice(subset=subset, truth=labelled, train="both", strict=False)
     table = clips.clip_table(root, chosen.release, machine_type, choice)
     return tuple(clip for clip in table if clip.subset == (subset or clip.subset))
 

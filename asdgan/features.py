@@ -4,7 +4,6 @@ The store keeps each frame once, un-stacked; windows are views of it. A file's n
 of all that its content depends on, so another setting or another clip is another file.
 """
 
-import fcntl
 import functools
 import glob
 import hashlib
@@ -15,27 +14,27 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
 from asdgan.audio import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import canonical, read_json, sha256_of, whole_file, write_json
-from asdgan.logmel import LogMel
+from asdgan.files import canonical, locked, read_json, sha256_of, whole_file, write_json
+from asdgan.logmel import LogMel, too_short
 
 if TYPE_CHECKING:
     from asdgan.clips import Clip
 
-FORMAT = 2  # raised when the same settings and clips give other files
-# Small batches stay in the processor's cache: 8 clips of 10 s measured four times as fast as 200.
-BATCH_CLIPS = 8
-BATCH_SAMPLES = 1 << 21  # 131 s at 16 kHz, so that long clips come one by one
+FORMAT = 3  # raised when the same settings and clips give other files
+AT_ONCE = 512  # frames in work; more are no faster, and an hour would take gigabytes
+BLOCK = 32  # neighbouring mel bands that are computed together
 
 LOGGER = logging.getLogger("asdgan")
 
@@ -70,28 +69,25 @@ def log_mel(samples: Tensor, settings: LogMel) -> Tensor:
     Source: DCASE 2020 Task 2 baseline, feature section; `max` floor: the baselines of 2021 on.
     """
     if samples.shape[-1] < settings.n_fft:
-        raise BadInput(_short(samples.shape[-1], settings))
+        raise BadInput(too_short(samples.shape[-1], settings))
     window, bands = _window_and_bands(settings, samples.device, samples.dtype)
     count, half = samples.shape[-1] // settings.hop + 1, settings.n_fft // 2
-    mel = samples.new_empty(len(samples), count, settings.mels)
-    # Clip by clip, through the same few arrays: they stay in the processor's cache, and nothing
-    # is paged in anew. All at once, as torchaudio does it, takes twice as long.
-    padded = samples.new_zeros(samples.shape[-1] + 2 * half)
-    frames = samples.new_empty(count, settings.n_fft)
-    energy = samples.new_empty(count, half + 1)
+    mel = samples.new_zeros(len(samples), count, settings.mels)
+    # A few frames after the others, so that what is in work stays in the processor's cache: all
+    # clips at once, as torchaudio does it, take three times as long.
     with _full_precision():
         for clip, of_clip in zip(samples, mel, strict=True):
-            padded[half : half + len(clip)] = clip
-            if settings.pad_mode == "reflect":
-                padded[:half] = clip[1 : half + 1].flip(0)
-                padded[half + len(clip) :] = clip[-half - 1 : -1].flip(0)
-            torch.mul(padded.unfold(0, settings.n_fft, settings.hop), window, out=frames)
-            spectrum = torch.fft.rfft(frames)
-            if settings.power == 2:  # without the root that is squared again
-                torch.square(spectrum.real, out=energy).addcmul_(spectrum.imag, spectrum.imag)
-            else:
-                torch.abs(spectrum, out=energy).pow_(settings.power)
-            torch.mm(energy, bands, out=of_clip)
+            padded = pad(clip[None], (half, half), settings.pad_mode)[0]
+            frames = padded.unfold(0, settings.n_fft, settings.hop)
+            for some, of_some in zip(frames.split(AT_ONCE), of_clip.split(AT_ONCE), strict=True):
+                spectrum = torch.fft.rfft(some * window)
+                if settings.power == 2:  # real and imaginary parts in turn, as `bands` has them
+                    energy = torch.view_as_real(spectrum).square_().view(len(some), -1)
+                else:
+                    energy = spectrum.abs().pow_(settings.power)
+                for first, low, weights in bands:
+                    high, last = low + weights.shape[0], first + weights.shape[1]
+                    torch.mm(energy[:, low:high], weights, out=of_some[:, first:last])
     mel = mel.add_(settings.eps) if settings.floor == "add" else mel.clamp_(min=settings.eps)
     # 10 log10 of an energy is 20 log10 of an amplitude
     return mel.log10_().mul_(20 / settings.power).mT
@@ -118,7 +114,7 @@ def stored_frames(
         store: A folder, made as needed; three files in it are this split's.
         data: Fingerprint of the clips' names and content.
         threads: That compute at once; how many does not change what comes out.
-        on_clip: Called with the number of clips just computed; not called for what is mapped.
+        on_clip: Called with 1 for each clip computed; not called for what is mapped.
 
     Raises:
         BadInput: A wav is refused, shorter than one frame, or so loud that its energy overflows.
@@ -132,7 +128,7 @@ def stored_frames(
     path = store / f"{clips[0].machine_type}-{clips[0].split}-{key[:16]}.npy"
     with suppress(FileNotFoundError, Damaged):
         return _mapped(path, body)
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         try:
             return _mapped(path, body)  # another process may have finished it meanwhile
         except FileNotFoundError:
@@ -151,7 +147,7 @@ def clip_frames(clip: "Clip", settings: LogMel) -> Tensor:
     Raises:
         BadInput: As `stored_frames`.
     """
-    values = _values([clip], _clip_length(clip, settings), settings)
+    values = _values(clip, _clip_length(clip, settings), settings)
     return torch.frombuffer(bytearray(values), dtype=torch.float32).reshape(-1, settings.mels)
 
 
@@ -192,8 +188,14 @@ class _InFloat64(TorchFunctionMode):
 @functools.lru_cache(maxsize=8)
 def _window_and_bands(
     settings: LogMel, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """A frame's window, shape (n_fft,), and the mel bands, shape (n_fft // 2 + 1, mels)."""
+) -> tuple[Tensor, list[tuple[int, int, Tensor]]]:
+    """A frame's window, shape (n_fft,), and the mel bands in blocks of neighbours.
+
+    A block is its first band, the first number of a spectrum that any of its bands weighs, and
+    the weights from there, shape (numbers, bands): a band hears a small part of the spectrum, so
+    blocks are a quarter of one matrix's work. Where the power is 2 a spectrum has two numbers a
+    bin, the squares of its real and its imaginary part.
+    """
     with _InFloat64():
         # Its defaults differ from the baselines' in scale and norm, so every value is said.
         transform = import_torchaudio().transforms.MelSpectrogram(
@@ -207,15 +209,15 @@ def _window_and_bands(
             mel_scale=settings.mel_scale,
         )
     window, bands = transform.spectrogram.window, transform.mel_scale.fb
-    return window.to(device, dtype), bands.to(device, dtype)
-
-
-def _short(samples: int, settings: LogMel) -> str:
-    seconds = samples / settings.sample_rate
-    return (
-        f"{samples} samples ({seconds:.3f} s), but at least n_fft={settings.n_fft} are needed; "
-        "leave the clip out, or use a smaller n_fft"
-    )
+    if settings.power == 2:
+        bands = bands.repeat_interleave(2, 0)
+    blocks = []
+    for first, some in zip(range(0, settings.mels, BLOCK), bands.split(BLOCK, 1), strict=True):
+        heard = some.any(1).nonzero()
+        if len(heard):  # bands narrower than a bin may hear nothing
+            low, high = int(heard[0]), int(heard[-1]) + 1
+            blocks.append((first, low, some[low:high].to(device, dtype).contiguous()))
+    return window.to(device, dtype), blocks
 
 
 def _mapped(path: Path, body: dict[str, Any]) -> Frames:
@@ -250,29 +252,26 @@ def _compute(
     """Writes the array, and after it the record without which it does not count."""
     lengths = [_clip_length(clip, settings) for clip in clips]
     starts = [0, *accumulate(length // settings.hop + 1 for length in lengths)]
-    batches = list(_batches(lengths))
     # Threads that import torchaudio together find it half loaded.
     _window_and_bands(settings, torch.device("cpu"), torch.float32)
 
-    def values(batch: range) -> bytes:
-        return _values([clips[i] for i in batch], lengths[batch[0]], settings)
+    def values(number: int) -> bytes:
+        return _values(clips[number], lengths[number], settings)
 
-    with whole_file(path) as file, closing(_in_order(values, batches, threads)) as computed:
+    with whole_file(path) as file, closing(_in_order(values, len(clips), threads)) as computed:
         file.write(_npy_header(starts[-1], settings.mels))
-        for batch, data in zip(batches, computed, strict=True):
+        for data in computed:
             file.write(data)
             if on_clip is not None:
-                on_clip(len(batch))
+                on_clip(1)
     stored = {"starts": starts, "bytes": path.stat().st_size, "values_sha256": file.sha256}
     write_json(path.with_suffix(".json"), body | stored)
 
 
-def _in_order(
-    work: Callable[[range], bytes], batches: Sequence[range], threads: int
-) -> Generator[bytes]:
-    """What `work` gives for each batch, in their order; no more in memory than a few.
+def _in_order(work: Callable[[int], bytes], count: int, threads: int) -> Generator[bytes]:
+    """What `work` gives for 0, 1, ... in their order; no more in memory than a few.
 
-    Each thread computes a batch by itself: torch's own threads share out single operations, which
+    Each thread computes a clip by itself: torch's own threads share out single operations, which
     are too small for that, and would round as many ways as there are threads.
     """
     before = torch.get_num_threads()
@@ -280,9 +279,9 @@ def _in_order(
     try:
         with _full_precision():  # it is the process's, so it is not left to the threads
             pending: deque[Future[bytes]] = deque()
-            for batch in batches:
-                pending.append(pool.submit(work, batch))
-                if len(pending) > threads + 1:
+            for number in range(count):
+                pending.append(pool.submit(work, number))
+                if len(pending) > 2 * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -299,37 +298,22 @@ def _clip_length(clip: "Clip", settings: LogMel) -> int:
         channel=clip.channel,
     )
     if length < settings.n_fft:
-        raise BadInput(f"{clip.path}: {_short(length, settings)}")
+        raise BadInput(f"{clip.path}: {too_short(length, settings)}")
     return length
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[range]:
-    """Runs of neighbouring clips of equal length, no longer than a batch may be."""
-    start = 0
-    for length, run in groupby(lengths):
-        stop = start + len(list(run))
-        step = max(1, min(BATCH_CLIPS, BATCH_SAMPLES // length))
-        yield from (range(first, min(first + step, stop)) for first in range(start, stop, step))
-        start = stop
-
-
-def _values(batch: Sequence["Clip"], length: int, settings: LogMel) -> bytes:
-    """The frames of equally long clips, as they lie in the file: (frames, mels), float32."""
+def _values(clip: "Clip", length: int, settings: LogMel) -> bytes:
+    """The frames of a clip as they lie in the file: (frames, mels), float32."""
     rate, resample = settings.sample_rate, settings.resample
-    samples = [
-        read_wav(clip.path, sample_rate=rate, resample=resample, channel=clip.channel)
-        for clip in batch
-    ]
-    for clip, values in zip(batch, samples, strict=True):
-        if len(values) != length:
-            raise BadInput(f"{clip.path}: changed while it was being read; start again")
-    values = log_mel(torch.from_numpy(np.stack(samples)), settings).mT  # (clips, frames, mels)
-    for clip, finite in zip(batch, values.isfinite().all(-1).all(-1).tolist(), strict=True):
-        if not finite:
-            raise BadInput(
-                f"{clip.path}: its features are not finite, because samples beyond full scale "
-                "overflow; scale the recording to ±1"
-            )
+    samples = read_wav(clip.path, sample_rate=rate, resample=resample, channel=clip.channel)
+    if len(samples) != length:
+        raise BadInput(f"{clip.path}: changed while it was being read; start again")
+    values = log_mel(torch.from_numpy(samples)[None], settings).mT  # (1, frames, mels)
+    if not values.isfinite().all():
+        raise BadInput(
+            f"{clip.path}: its features are not finite, because samples beyond full scale "
+            "overflow; scale the recording to ±1"
+        )
     return values.contiguous().numpy().tobytes()
 
 
@@ -338,12 +322,3 @@ def _npy_header(frames: int, mels: int) -> bytes:
     shape = {"descr": "<f4", "fortran_order": False, "shape": (frames, mels)}
     np.lib.format.write_array_header_1_0(header, shape)
     return header.getvalue()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is in this block with the same path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the kernel, should the process be killed
-        yield

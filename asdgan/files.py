@@ -6,6 +6,7 @@ only then take their name.
 """
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -74,6 +75,15 @@ def whole_file(path: Path) -> Iterator[WholeFile]:
         os.fsync(folder)  # the rename itself must reach the disk too
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process is in this block with the same path; makes that file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the kernel, should the process be killed
+        yield
 
 
 def remove_remains(folder: Path, *, older_than: float = 3600.0) -> None:

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from asdgan.audio import require_file
 from asdgan.errors import BadInput
 from asdgan.releases import GRAMMARS, Grammar
 
@@ -105,10 +106,18 @@ def split_folders(home: Path, pattern: str) -> list[Path]:
         raise BadInput(f"folder {home} cannot be read ({error.strerror})") from None
 
 
-def wavs(top: Path, root: Path) -> Iterator[Path]:
+def wavs(top: Path, root: Path, *, strict: bool = True) -> Iterator[Path]:
     """Every wav below `top`, each folder once whatever links lead to it.
 
     Real folders come before linked ones, so that a clip keeps its own name, not its link's.
+
+    Args:
+        top: A split's folder.
+        root: The data root.
+        strict: Whether `refuse_unfit` is asked about each; otherwise whoever reads it has to.
+
+    Raises:
+        BadInput: A folder cannot be read, or is a link out of the root; or a wav is unfit.
     """
     limit = root.resolve()
     pending, linked, seen = [top], [], set()
@@ -119,15 +128,23 @@ def wavs(top: Path, root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         for entry in entries(folder):
-            is_wav = entry.suffix.lower() == ".wav"
-            if entry.is_symlink() and (is_wav or entry.is_dir()):
-                _resolved(entry, limit)
-            if entry.is_dir():
-                (linked if entry.is_symlink() else pending).append(entry)
-            elif is_wav and entry.is_file():
+            if entry.suffix.lower() == ".wav":
+                if strict:
+                    refuse_unfit(entry, root)
                 yield entry
-            elif is_wav:
-                raise BadInput(f"{str(entry)!r} is not a plain file; remove it")
+            elif entry.is_dir():
+                (linked if entry.is_symlink() else pending).append(entry)
+
+
+def refuse_unfit(path: Path, root: Path) -> None:
+    """Refuses what is called like a wav, and is none of the data root's files.
+
+    Raises:
+        BadInput: It is a folder, pipe, socket or device, or a link to nothing or out of the root.
+    """
+    require_file(path)
+    if path.is_symlink():
+        _resolved(path, root.resolve())
 
 
 def entries(folder: Path) -> list[Path]:
@@ -188,6 +205,11 @@ def _nothing_found(root: Path, release: str, subset: str) -> str:
     others = [one for one in grammar.homes if types_in(root, grammar, one)]
     if candidates:
         advice = f"did you mean {candidates[0]}?"
+    elif release == "folder":
+        advice = (
+            f"put normal clips to learn from into {root / 'train'} and clips to judge into "
+            f"{root / 'test'}; or, where there are none to judge, all into {root / 'normal'}"
+        )
     else:
         advice = f"unpack the release to {wanted[0]}" + _fetching(root, release, subset)
         if others:
@@ -216,9 +238,9 @@ def _resolved(path: Path, limit: Path) -> Path:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError):
-        raise BadInput(f"link {str(path)!r} leads nowhere; remove it or mend it") from None
+        raise BadInput(f"{path}: is a link that leads nowhere; remove it or mend it") from None
     if not real.is_relative_to(limit):
         raise BadInput(
-            f"link {str(path)!r} leaves the data root, to {str(real)!r}; copy the clips in instead"
+            f"{path}: is a link that leaves the data root, to {real}; copy the clips in instead"
         )
     return real

@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -364,6 +365,10 @@ def _read(
                 },
                 "train_clips": material.train_clips,
                 "test_clips": len(clips),
+                "left_out": [
+                    {"clip": one.clip.name, "split": one.clip.split, "why": one.why}
+                    for one in material.left_out
+                ],
                 "losses": _losses(detector, lane),
                 "seconds": round(seconds, 3),
                 "lanes": len(stack.lanes),
@@ -371,7 +376,7 @@ def _read(
                 "threads": torch.get_num_threads(),
                 "commit": _commit(),
                 "versions": _versions(),
-                "flags": _flags(arrays.get(detector.primary), place),
+                "flags": _flags(material, arrays.get(detector.primary), place),
             }
         )
     best = sorted(range(len(rows)), key=lambda place: -(rows[place]["auc"] or 0))[:keep]
@@ -465,10 +470,18 @@ def _log(row: Mapping[str, Any], logger: Any) -> None:  # noqa: ANN401 - a Light
     )
 
 
-def _flags(scores: Any, place: int) -> list[str]:  # noqa: ANN401 - an array, or None
+def _flags(
+    material: Material,
+    scores: Any,  # noqa: ANN401 - an array, or None
+    place: int,
+) -> list[str]:
+    flags = []
+    if material.left_out:
+        of = Counter(one.clip.split for one in material.left_out)
+        flags.append(f"bad clips left out: {of['train']} of training, {of['test']} of test")
     if scores is not None and scores.shape[1] > 1 and scores[place].max() == scores[place].min():
-        return ["degenerate: all clips have the same score"]
-    return []
+        flags.append("degenerate: all clips have the same score")
+    return flags
 
 
 def _text(words: Any) -> Any:  # noqa: ANN401 - an array of text

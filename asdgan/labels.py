@@ -29,12 +29,26 @@ SECTION_FILE = re.compile(
     r"ground_truth_(?P<machine_type>[A-Za-z0-9-]+)_section_(?P<section>[0-9]{2})"
     r"(?:_(?P<domain>source|target))?_test\.csv"
 )
-FULL_NAME = re.compile(  # some of 2024's RoboticArm lack the word `test`
-    r"(?:section_[0-9]{2}_(?P<domain>source|target)_(?:test_)?)?"
-    r"(?P<label>normal|anomaly)(?:_.*)?\.wav"
+ORIGINAL = (  # names that say what a clip is; some of 2024's RoboticArm lack the word `test`
+    r"(?P<label>normal|anomaly)_id_(?P<section>[0-9]{2})_[0-9]+",
+    r"section_(?P<section>[0-9]{2})_(?P<domain>source|target)_(?:test_)?(?P<label>normal|anomaly)"
+    r"_[0-9]+(?:_.*)?",
 )
 WORDED = re.compile(r"(section_[0-9]{2})_test(_[0-9]{4}\.wav)")
 LARGEST = 1 << 24  # bytes; the longest list there is has half a megabyte
+
+
+class Original(NamedTuple):
+    """What the name of a clip says where nothing is hidden; `domain` is None in 2020."""
+
+    section: str
+    domain: str | None
+    label: str
+
+    @property
+    def anomalous(self) -> bool:
+        """Whether the label says so."""
+        return self.label == "anomaly"
 
 
 class Said(NamedTuple):
@@ -66,6 +80,15 @@ def key(name: str) -> str:
     `section_03_test_0000.wav` in another.
     """
     return WORDED.sub(r"\1\2", name)
+
+
+def said_by(name: str) -> Original | None:
+    """What an original name says, without folders and `.wav`; None where it is none."""
+    for pattern in ORIGINAL:
+        if match := re.fullmatch(pattern, name):
+            said = match.groupdict()
+            return Original(said["section"], said.get("domain"), said["label"])
+    return None
 
 
 def lists(place: Path) -> tuple[Listing, ...]:
@@ -243,7 +266,7 @@ def _value(text: str, words: Mapping[str, str], where: str) -> str:
 
 def _full(name: str, where: str) -> Said:
     """What the name says that a clip has where nothing is hidden."""
-    match = FULL_NAME.fullmatch(name if name.endswith(".wav") else f"{name}.wav")
-    if match is None:
+    said = said_by(name.removesuffix(".wav"))
+    if said is None:
         raise BadInput(f"{where}: {name!r} does not say normal or anomaly")
-    return Said(match["label"], match["domain"])
+    return Said(said.label, said.domain)

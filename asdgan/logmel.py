@@ -71,3 +71,20 @@ class LogMel:
         if wrong:
             found = ", ".join(f"{k}={getattr(self, k)!r} ({v} expected)" for k, v in wrong.items())
             raise BadInput(f"features out of range: {found}; change them in the config")
+
+
+def too_short(samples: int, settings: LogMel) -> str:
+    """What to say of a clip that is shorter than a frame."""
+    seconds = samples / settings.sample_rate
+    return (
+        f"{samples} samples ({seconds:.3f} s), but at least n_fft={settings.n_fft} are needed; "
+        "leave the clip out, or use a smaller n_fft"
+    )
+
+
+def too_few(frames: int, window: int) -> str:
+    """What to say of a clip that has fewer frames than a window."""
+    return (
+        f"{frames} frames, but one window takes {window}; "
+        "leave the clip out or lower windows.frames"
+    )

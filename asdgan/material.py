@@ -1,18 +1,27 @@
 """What one machine type gives: windows to learn from, clips to score, and who they are."""
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from asdgan import clips, demo
+from asdgan import clips, demo, odd, sieve
+from asdgan.audio import wav_length
 from asdgan.errors import BadInput
+from asdgan.logmel import LogMel
+from asdgan.sieve import LeftOut
+from asdgan.terminal import printable
 
 if TYPE_CHECKING:
     from asdgan.windows import Windows
+
+log = logging.getLogger("asdgan")
+
+SHOWN = 20  # clips left out that are named; all are in the result
 
 Advance = Callable[[int], None]  # told how many were done since it was last told
 Counter = Callable[[str, int], Advance]  # takes what is counted, and how many there are
@@ -29,6 +38,7 @@ class Material:
         train_clips: How many those are.
         test: Windows of the test clips, or None where there are none.
         test_clips: The test clips, with their labels.
+        left_out: Bad clips that are in none of these.
     """
 
     machine_type: str
@@ -37,6 +47,7 @@ class Material:
     train_clips: int
     test: "Windows | None"
     test_clips: Sequence[clips.Clip]
+    left_out: Sequence[LeftOut] = ()
 
 
 def root_of(config: DictConfig, counter: Counter) -> Path:
@@ -73,16 +84,32 @@ def choice_of(config: DictConfig) -> clips.Choice:
     }
     if "truth" in values:
         values["truth"] = Path(values["truth"])
-    return clips.Choice(**values)
+    return clips.Choice(**values, strict=not _skips(config))
 
 
-def table_of(config: DictConfig, root: Path, machine_type: str) -> tuple[clips.Clip, ...]:
-    """The clips of a machine type that the settings ask for.
+def _skips(config: DictConfig) -> bool:
+    return config.dataset.get("bad_clips", "strict") == "skip"
+
+
+def table_of(
+    config: DictConfig, root: Path, machine_type: str, counter: Counter
+) -> tuple[tuple[clips.Clip, ...], tuple[LeftOut, ...]]:
+    """The clips of a machine type that the settings ask for, and those that are left out.
 
     Raises:
         BadInput: The data set cannot be used.
     """
-    return clips.clip_table(root, config.dataset.release, machine_type, choice_of(config))
+    table = clips.clip_table(root, config.dataset.release, machine_type, choice_of(config))
+    if not _skips(config):
+        return table, ()
+    return sieve.sieved(
+        table,
+        LogMel(**config.features),
+        window=config.windows.frames,
+        root=root,
+        store=_store(config) / "verdicts.json",
+        on_clip=counter(f"{machine_type}: looking for bad clips", len(table)),
+    )
 
 
 def machine_types_of(
@@ -105,13 +132,16 @@ def machine_types_of(
     return tuple(asked)
 
 
-def fingerprint_of(config: DictConfig, root: Path, machine_type: str) -> str:
+def fingerprint_of(config: DictConfig, root: Path, machine_type: str, counter: Counter) -> str:
     """What the clips of a machine type are, in one word; reads each changed clip once.
+
+    Clips that are left out are named on the log.
 
     Raises:
         BadInput: The data set cannot be used.
     """
-    table = table_of(config, root, machine_type)
+    table, left_out = table_of(config, root, machine_type, counter)
+    _say_left_out(machine_type, left_out)
     return clips.fingerprint(table, _store(config) / "digests.json")
 
 
@@ -121,14 +151,16 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
     Raises:
         BadInput: The data set or one of its clips cannot be used.
     """
-    from asdgan.features import LogMel, stored_frames
+    from asdgan.features import stored_frames
     from asdgan.windows import Windows
 
-    table = table_of(config, root, machine_type)
+    table, left_out = table_of(config, root, machine_type, counter)
+    _say_left_out(machine_type, left_out)
     digests = _store(config) / "digests.json"
     log_mel = LogMel(**config.features)
     advance = counter(f"{machine_type}: log-mel", len(table))
     windows: dict[str, Windows | None] = {}
+    lengths: dict[clips.Clip, int] = {}  # in frames
     for split in ("train", "test"):
         part = [clip for clip in table if clip.split == split]
         if not part:
@@ -145,6 +177,8 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
         windows[split] = Windows(
             frames, part, length=config.windows.frames, stride=config.windows.stride
         )
+        lengths |= zip(part, frames.starts.diff().tolist(), strict=True)
+    _say_lengths(machine_type, lengths, log_mel)
     train = windows["train"]
     assert train is not None  # clip_table refuses a machine type without training clips
     return Material(
@@ -154,7 +188,47 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
         train_clips=sum(clip.split == "train" for clip in table),
         test=windows["test"],
         test_clips=[clip for clip in table if clip.split == "test"],
+        left_out=left_out,
     )
+
+
+def _say_left_out(machine_type: str, left_out: Sequence[LeftOut]) -> None:
+    """A line for each clip that is left out, or for the first of many."""
+    for one in left_out[:SHOWN]:
+        log.warning("%s: left out: %s", machine_type, printable(f"{one.clip.path}: {one.why}"))
+    if len(left_out) > SHOWN:
+        log.warning(
+            "%s: %d more are left out; the results name all",
+            machine_type, len(left_out) - SHOWN,
+        )  # fmt: skip
+
+
+def _say_lengths(machine_type: str, lengths: Mapping[clips.Clip, int], settings: LogMel) -> None:
+    """A line for the clips that are not as long as most; a frame more or less is no difference."""
+    most = odd.usual(list(lengths.values()))
+    if most is None:
+        return
+    others = [
+        clip
+        for clip, length in lengths.items()
+        if odd.differs(length, most) and abs(length - most) > 1
+    ]
+    if others:
+        like_most = next(clip for clip, length in lengths.items() if length == most)
+        seconds = [
+            wav_length(
+                clip.path,
+                sample_rate=settings.sample_rate,
+                resample=settings.resample,
+                channel=clip.channel,
+            )
+            / settings.sample_rate
+            for clip in (others[0], like_most)
+        ]
+        log.warning(
+            "%s: %d clips of another length than most, %s first: %s",
+            machine_type, len(others), printable(others[0].name), odd.length_said(*seconds),
+        )  # fmt: skip
 
 
 def usable_cores() -> int:

@@ -68,7 +68,7 @@ def ranked(
         varying: Settings that are columns.
     """
     tables: dict[str, list[Line]] = {}
-    for release, points in sorted(_grouped(gathered.points, lambda one: one.release).items()):
+    for release, points in sorted(grouped(gathered.points, lambda one: one.release).items()):
         sheet = _Sheet(gathered.settings, varying, area, {one.machine_type for one in points})
         if by == "best":
             blocks = sheet.best(points)
@@ -76,11 +76,11 @@ def ranked(
             blocks = [[line] for line in sheet.over_types(points)]
         else:
             blocks = [[line] for line in sheet.of_types(points, single=by == "point")]
-        tables[release] = _in_order(blocks, area, apart=by in ("machine_type", "point"))
+        tables[release] = in_order(blocks, area, apart=by in ("machine_type", "point"))
     return tables
 
 
-def _in_order(blocks: list[list[Line]], area: str, *, apart: bool) -> list[Line]:
+def in_order(blocks: list[list[Line]], area: str, *, apart: bool) -> list[Line]:
     """The lines of blocks in their order, ranked; within each machine type where `apart`.
 
     A block is worth what its last line but one is: the weighted mean, or its only line.
@@ -111,14 +111,14 @@ class _Sheet:
 
     def over_types(self, points: list[Point]) -> list[Line]:
         """A line a detector setting: its machine types and seeds together."""
-        alike = _grouped(points, lambda one: (one.model, one.setting, one.selection))
-        return [self._whole(part) for some in alike.values() for part in _one_data(some)]
+        alike = grouped(points, lambda one: (one.model, one.setting, one.selection))
+        return [self._whole(part) for some in alike.values() for part in one_data(some)]
 
     def of_types(self, points: list[Point], *, single: bool) -> list[Line]:
         """A line a detector setting and machine type, its seeds together; or a line a point."""
         if single:
             return [self._of_type([point], {"seed": point.seed}) for point in points]
-        alike = _grouped(
+        alike = grouped(
             points, lambda one: (one.model, one.setting, one.selection, one.machine_type, one.data)
         )
         return [self._of_type(some, {"seeds": _seeds(some)}) for some in alike.values()]
@@ -127,14 +127,14 @@ class _Sheet:
         """For each detector the line that won on each machine type, and their means."""
         return [
             self._winners(part)
-            for some in _grouped(points, lambda one: one.model).values()
-            for part in _one_data(some)
+            for some in grouped(points, lambda one: one.model).values()
+            for part in one_data(some)
         ]
 
     def _winners(self, points: list[Point]) -> list[Line]:
         lines, judged = [], {}
-        for name, mine in sorted(_grouped(points, lambda one: one.machine_type).items()):
-            rivals = _grouped(mine, lambda one: (one.setting, one.selection)).values()
+        for name, mine in sorted(grouped(points, lambda one: one.machine_type).items()):
+            rivals = grouped(mine, lambda one: (one.setting, one.selection)).values()
             winner = min(rivals, key=self._standing)
             judged[name] = _over_seeds(winner)
             line = self._of_type(winner, {"chosen_among": len(rivals), "seeds": _seeds(winner)})
@@ -165,8 +165,8 @@ class _Sheet:
 
     def _whole(self, points: list[Point]) -> Line:
         """The line of one setting over machine types and seeds."""
-        by_seed = _grouped(points, lambda one: one.seed)
-        by_type = _grouped(points, lambda one: one.machine_type)
+        by_seed = grouped(points, lambda one: one.seed)
+        by_type = grouped(points, lambda one: one.machine_type)
         whole = metrics.overall({name: _over_seeds(mine) for name, mine in by_type.items()})
         # The mean of a seed that lacks a type differs for another reason than chance.
         full = [
@@ -252,15 +252,15 @@ class _Sheet:
         ]
 
 
-def _one_data(points: list[Point]) -> list[list[Point]]:
+def one_data(points: list[Point]) -> list[list[Point]]:
     """Points parted so that no machine type has two fingerprints in a part.
 
     The largest data of each machine type come together, then the second largest: a small sample
     of a release is not averaged with the whole.
     """
     parts: dict[int, list[Point]] = defaultdict(list)
-    for mine in _grouped(points, lambda one: one.machine_type).values():
-        by_data = _grouped(mine, lambda one: one.data)
+    for mine in grouped(points, lambda one: one.machine_type).values():
+        by_data = grouped(mine, lambda one: one.data)
         sizes = {data: some[0].train_clips for data, some in by_data.items()}
         for part, data in enumerate(sorted(by_data, key=lambda data: (-sizes[data], data))):
             parts[part] += by_data[data]
@@ -299,7 +299,8 @@ def _low(*means: float | None) -> list[str]:
     return [LOW] if any(mean is not None and mean < 0.5 for mean in means) else []
 
 
-def _grouped(points: Iterable[Point], key: Callable[[Point], Any]) -> dict[Any, list[Point]]:
+def grouped(points: Iterable[Point], key: Callable[[Point], Any]) -> dict[Any, list[Point]]:
+    """Points by what they have in common, in their order."""
     groups: dict[Any, list[Point]] = defaultdict(list)
     for point in points:
         groups[key(point)].append(point)

@@ -105,6 +105,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "features.resample": _FLAG,
     "dataset.train": _one_of("same", "both"),
     "dataset.channel": _whole(1),
+    "dataset.bad_clips": _one_of("strict", "skip"),
     "sweep.dry_run": _FLAG,
     "sweep.skip_invalid": _FLAG,
     "sweep.retry": _one_of("failed", "never"),

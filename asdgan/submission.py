@@ -106,6 +106,13 @@ def _files(
     clips = stored["clip"].tolist()
     if not clips:
         raise BadInput(f"{result.path}: no test clips were scored on {name}; nothing to submit")
+    lost = [one for one in row.get("left_out", ()) if one["split"] == "test"]
+    if lost:
+        raise BadInput(
+            f"{result.path}: {len(lost)} bad test clips of {name} were left out and have no score "
+            f"({lost[0]['clip']}: {lost[0]['why']}), and a submission lists every clip; mend them "
+            "and run that point again"
+        )
     domains = stored["domain"].tolist() if "domain" in stored else [""] * len(clips)
     if year == 2021 and not set(domains) <= {"source", "target"}:
         raise BadInput(

@@ -73,7 +73,7 @@ def sheet(*, folded: bool = True) -> Console:
 
 def refusal(error: BadInput) -> int:
     """Prints what is wrong to standard error; gives the exit code for it."""
-    print(f"asdgan: {error}", file=sys.stderr)
+    print(f"asdgan: {printable(str(error))}", file=sys.stderr)
     return 2
 
 

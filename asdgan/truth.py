@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +29,9 @@ from asdgan.challenge import (
     zero_or_one,
 )
 from asdgan.errors import BadInput
+from asdgan.labels import said_by
 
 LIST = "eval_data_list*.csv"
-ORIGINAL = (  # names that say what a clip is
-    r"(?P<label>normal|anomaly)_id_(?P<section>[0-9]{2})_[0-9]+",
-    r"section_(?P<section>[0-9]{2})_(?P<domain>source|target)_(?:test_)?(?P<label>normal|anomaly)"
-    r"_[0-9]+(?:_.*)?",
-)
 ANONYMOUS = r"(?:id|section)_([0-9]{2})(?:_(source|target))?(?:_test)?_([0-9]+)"
 SHOWN = 3  # of many names
 
@@ -58,23 +53,6 @@ class Truth:
     anomalous: NDArray[np.bool_]
     target: NDArray[np.bool_] | None
     spellings: Mapping[str, int]
-
-
-class Said(NamedTuple):
-    """What an original name says; `domain` is None in 2020."""
-
-    section: str
-    domain: str | None
-    anomalous: bool
-
-
-def said_by(name: str) -> Said | None:
-    """What an original name says; None where it is none."""
-    for pattern in ORIGINAL:
-        if match := re.fullmatch(pattern, stem(name)):
-            said = match.groupdict()
-            return Said(said["section"], said.get("domain"), said["label"] == "anomaly")
-    return None
 
 
 def truth_of(path: Path, year: int, scored: Collection[Place]) -> dict[Place, Truth]:
@@ -173,7 +151,7 @@ def _of_folder(
         elif domains:
             target = aligned(domains[place], truth, "domain (0 or 1)", zero_or_one) == 1
         elif year >= 2022:
-            said = [said_by(name) for name in clips]
+            said = [said_by(stem(name)) for name in clips]
             if None in said:
                 raise BadInput(
                     f"{path}: AUC (source) and AUC (target) need domains; put {TRUTH}_domain "
@@ -214,7 +192,7 @@ def _of_list(path: Path, year: int) -> dict[Place, Truth]:
         if len(row) == 1:
             machine_type = row[0]
             continue
-        said = said_by(row[1])
+        said = said_by(stem(row[1]))
         if said is None or (said.domain is None) != (year == 2020) or not machine_type:
             raise BadInput(
                 f"{path} line {line}: {','.join(row)[:80]!r} is no clip,original name of {year} "
@@ -231,7 +209,7 @@ def _of_list(path: Path, year: int) -> dict[Place, Truth]:
 
 def _named(path: Path, pairs: Sequence[tuple[str, str]], year: int, advice: str) -> Truth:
     """Truth by what original names say, clip by clip."""
-    said = [said_by(original) for _, original in pairs]
+    said = [said_by(stem(original)) for _, original in pairs]
     known = [one for one in said if one is not None and (one.domain is not None or year == 2020)]
     if len(known) < len(pairs):
         strange = next(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from asdgan.errors import BadInput
 from asdgan.lanes import key_of
+from asdgan.logmel import too_few
 
 if TYPE_CHECKING:
     from asdgan.clips import Clip
@@ -51,10 +52,7 @@ class Windows:
         counts = frames.starts.diff()
         for clip, count in zip(clips, counts.tolist(), strict=True):
             if count < length:
-                raise BadInput(
-                    f"{clip.path}: {count} frames, but one window takes {length}; "
-                    f"leave the clip out or lower windows.frames"
-                )
+                raise BadInput(f"{clip.path}: {too_few(count, length)}")
         per_clip = (counts - length) // stride + 1
         self.clip = torch.repeat_interleave(per_clip)
         self.bounds = torch.cat([torch.zeros(1, dtype=torch.int64), per_clip.cumsum(0)])

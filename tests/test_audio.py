@@ -1,8 +1,10 @@
-"""Every broken wav gets its sentence; what is accepted is whole, finite and at the right rate."""
+"""Every broken wav gets its sentence; what is accepted is whole, finite and at the right rate.
+
+The files of the reliability study stand in test_bad_clips.py with their whole sentences.
+"""
 
 import os
 import pickle
-import socket
 import struct
 import subprocess
 import sys
@@ -12,94 +14,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from wavs import DATA, PCM, RATE, SAMPLES, WAV, chunk, extensible, floats, fmt, noise, riff
 
 from asdgan.audio import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput
 
-RATE = 16000
-SAMPLES = 320  # of the plain clip that the broken ones are made from
-GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
-
-
-def noise(samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-20000, 20000, samples).astype("<i2")
-
-
-PCM = noise().tobytes()
-
-
-def chunk(name: bytes, body: bytes, size: int | None = None) -> bytes:
-    padding = b"\0" * (len(body) % 2 if size is None else 0)
-    return name + struct.pack("<I", len(body) if size is None else size) + body + padding
-
-
-def fmt(codec=1, channels=1, rate=RATE, bits=16, align=None, byte_rate=None, tail=b"") -> bytes:
-    align = channels * bits // 8 if align is None else align
-    byte_rate = rate * align % 2**32 if byte_rate is None else byte_rate
-    body = struct.pack("<HHIIHH", codec, channels, rate, byte_rate, align, bits)
-    return chunk(b"fmt ", body + tail)
-
-
-def riff(*chunks: bytes, magic: bytes = b"RIFF", form: bytes = b"WAVE") -> bytes:
-    body = form + b"".join(chunks)
-    return magic + struct.pack("<I", len(body)) + body
-
-
-def extensible(sub_codec: int, bits: int) -> bytes:
-    tail = struct.pack("<HHIH", 22, bits, 4, sub_codec) + GUID_TAIL
-    return fmt(codec=0xFFFE, bits=bits, tail=tail)
-
-
-def floats(*values: float) -> bytes:
-    return riff(fmt(codec=3, bits=32), chunk(b"data", np.float32(values).tobytes()))
-
-
-DATA = chunk(b"data", PCM)
-WAV = riff(fmt(), DATA)
 BAD = {
-    "empty": (b"", r"is empty \(0 bytes\)"),
-    "zeros": (bytes(4096), r"begins with zero bytes \(4096 bytes in all, an unfinished copy\)"),
-    "web page": (b"\n<!DOCTYPE html><html>", r"begins with a tag \(a saved web page\)"),
     "web page in capitals": (b"<HTML><HEAD>", "a saved web page"),
-    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "begins with a Git LFS pointer"),
-    "zip": (b"PK\x03\x04" + PCM, r"begins with PK \(a zip archive\)"),
     "gzip": (b"\x1f\x8b\x08" + PCM, "a gzip archive"),
-    "flac": (b"fLaC" + PCM, r"begins with fLaC \(a FLAC file\)"),
-    "ogg": (b"OggS" + PCM, "an OGG file"),
-    "mp3 tag": (b"ID3\x04" + PCM, "an MP3 file"),
     "mp3 frame": (b"\xff\xfb\x90" + PCM, "an MP3 frame"),
     "aiff": (b"FORM" + PCM, "an AIFF file"),
     "rubbish": (b"hello, world, hello", r"begins with 'hello, world'"),
     "control characters": (b"\x1b[31m" + PCM, r"begins with '\\x1b\[31m"),
-    "big-endian": (riff(fmt(), DATA, magic=b"RIFX"), r"begins with RIFX \(a big-endian wav\)"),
-    "rf64": (riff(fmt(), DATA, magic=b"RF64"), "begins with RF64"),
     "avi": (riff(fmt(), DATA, form=b"AVI "), "begins with RIFF, but as 'AVI ' instead of WAVE"),
     "cut in the magic": (WAV[:8], r"ends inside its header \(8 bytes in all\)"),
-    "cut in fmt": (WAV[:20], r"ends inside its header \(20 bytes in all\)"),
     "cut before data": (WAV[:36], r"ends inside its header \(36 bytes in all\)"),
-    "header only": (WAV[:44], r"promises 640 bytes of audio, the file has 0 \(0%\)"),
-    "cut in half": (WAV[: 44 + 320], r"promises 640 bytes of audio, the file has 320 \(50%\)"),
-    "data size doubled": (riff(fmt(), chunk(b"data", PCM, 1280)), "promises 1280 bytes"),
-    "data size halved": (riff(fmt(), chunk(b"data", PCM, 320)), "320 bytes of audio, but 320"),
     "data size zero": (riff(fmt(), chunk(b"data", PCM, 0)), "0 bytes of audio, but 640"),
-    "one byte more": (WAV + b"\0", "640 bytes of audio, but 1 more follow"),
     "cut in a later chunk": (WAV + chunk(b"LIST", b"abcd", 64), "12 more follow that are no"),
-    "odd audio": (riff(fmt(), chunk(b"data", PCM[:-1])), "639 bytes of audio are no whole number"),
-    "odd stream": (riff(fmt(), chunk(b"data", PCM + b"\1", 2**32 - 1)), "641 bytes of audio"),
-    "no samples": (riff(fmt(), chunk(b"data", b"")), "0 samples, but a recording is expected"),
     "over an hour": (riff(fmt(rate=1, byte_rate=2), chunk(b"data", bytes(7202))), "3601 s long"),
-    "wave64": (b"riff\x2e\x91\xcf\x11" + PCM, r"begins with riff \(a Wave64 file\)"),
-    "a billion samples": (riff(fmt(), chunk(b"data", PCM, 2**31)), "promises 2147483648 bytes"),
-    "8 channels": (riff(fmt(channels=8), DATA), "8 channels, but 1 is expected"),
-    "rate 8000": (riff(fmt(rate=8000), DATA), "8000 Hz, .* features.sample_rate=8000 for all"),
-    "0 channels": (riff(fmt(channels=0, align=2), DATA), "impossible header: 0 channels at 16000"),
-    "stereo": (riff(fmt(channels=2), DATA), "2 channels, but 1 is expected; save one of them as"),
-    "65535 channels": (riff(fmt(channels=65535, align=2), DATA), "65535 channels, but 1"),
-    "rate 0": (riff(fmt(rate=0), DATA), "impossible header: 1 channels at 0 Hz"),
-    "rate 4e9": (riff(fmt(rate=4 * 10**9), DATA), "1 channels at 4000000000 Hz"),
-    "rate 48000": (riff(fmt(rate=48000), DATA), "48000 .*set features.resample=true"),
-    "0 bits": (riff(fmt(bits=0, align=2), DATA), "impossible header: 0 bits, block align 2"),
-    "8 bits of 16": (riff(fmt(bits=8, align=2), DATA), "8 bits, block align 2 and byte"),
     "byte rate": (riff(fmt(byte_rate=32001), DATA), "byte rate 32001 disagree at 16000 Hz"),
     "short fmt": (riff(chunk(b"fmt ", bytes(14)), DATA), "'fmt ' of 14 bytes, not 16"),
     "no fmt": (riff(DATA), "impossible header: no 'fmt ' before the audio"),
@@ -107,13 +39,9 @@ BAD = {
     "two fmt": (riff(fmt(), fmt(), DATA), "impossible header: two 'fmt ' chunks"),
     "two data": (riff(fmt(), DATA, DATA), "impossible header: two 'data' chunks"),
     "chunk bomb": (riff(*[chunk(b"JUNK", b"")] * 1001, fmt(), DATA), "over 1000 chunks"),
-    "a-law": (riff(fmt(codec=6, bits=8), DATA), "compressed as A-law, but PCM or float"),
-    "adpcm": (riff(fmt(codec=0x11, bits=4), DATA), "compressed as IMA ADPCM"),
     "unknown codec": (riff(fmt(codec=0x1234), DATA), "unknown codec 0x1234"),
     "extensible a-law": (riff(extensible(6, 8), DATA), "compressed as A-law"),
     "extensible, no guid": (riff(fmt(codec=0xFFFE), DATA), "unknown codec 0xFFFE"),
-    "nan": (floats(0, 1, float("nan"), float("nan")), r"sample 2 \(nan\), 2 such"),
-    "infinite": (floats(0, float("-inf"), 1), r"infinite at sample 1 \(-inf\), 1 such"),
 }
 GOOD = {
     "plain": (WAV, SAMPLES),
@@ -164,7 +92,7 @@ def test_a_broken_wav_gets_one_sentence_that_begins_with_its_path(wav, name):
     assert str(pickle.loads(pickle.dumps(refusal.value))) == text
 
 
-@pytest.mark.parametrize("name", sorted(BAD.keys() - {"nan", "infinite"}))
+@pytest.mark.parametrize("name", BAD)
 def test_the_header_alone_is_refused_with_the_same_sentence(wav, name):
     content, sentence = BAD[name]
     path = wav(content)
@@ -196,56 +124,14 @@ def test_every_width_agrees_with_soundfile(tmp_path, subtype, format):
     assert np.array_equal(read(path), soundfile.read(path, dtype="float32")[0])
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(BadInput, match=r"gone.wav: no such file; check the path"):
-        read(tmp_path / "gone.wav")
-
-
-def test_a_dangling_link_says_where_it_points(tmp_path):
-    (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
-    with pytest.raises(BadInput, match=r"link.wav: is a link to .*gone.wav, where nothing is"):
-        read(tmp_path / "link.wav")
-
-
-def test_a_file_that_may_not_be_read_is_named(wav, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    path = wav(WAV)
-    monkeypatch.setattr(Path, "open", refuse)  # who runs as root may read everything
-    with pytest.raises(BadInput, match=r"cannot be read \(Permission denied\); check it and its"):
-        read(path)
-
-
 def test_a_link_to_a_wav_is_read(tmp_path, wav):
     (tmp_path / "link.wav").symlink_to(wav(WAV))
     assert len(read(tmp_path / "link.wav")) == SAMPLES
 
 
-def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="is a folder, but a wav file is expected"):
-        read(tmp_path)
-
-
 def test_a_path_through_a_file_is_refused(wav):
     with pytest.raises(BadInput, match=r"cannot be read \(Not a directory\)"):
         read(wav(WAV) / "clip.wav")
-
-
-def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
-    os.mkfifo(tmp_path / "clip.wav")
-    with pytest.raises(BadInput, match="is a pipe, but a wav file is expected"):
-        read(tmp_path / "clip.wav")
-
-
-def test_a_socket_and_a_device_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's path may have 108 characters only
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("clip.wav")
-        with pytest.raises(BadInput, match="is a socket"):
-            read(Path("clip.wav"))
-    with pytest.raises(BadInput, match="/dev/null: is a device"):
-        read(Path("/dev/null"))
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])

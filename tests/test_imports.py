@@ -18,6 +18,8 @@ LIGHT = [
     "asdgan.folders",
     "asdgan.labels",
     "asdgan.clips",
+    "asdgan.sieve",
+    "asdgan.material",
     "asdgan.data",
     "asdgan.ledger",
     "asdgan.points",
@@ -34,13 +36,15 @@ LIGHT = [
     "asdgan.submission",
     "asdgan.threshold",
     "asdgan.score",
+    "asdgan.halves",
+    "asdgan.selection",
     "asdgan.sweep.slots",
     "asdgan.sweep.worker",
     "asdgan.sweep.workers",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
 DATA = ["releases", "folders", "labels", "clips", "audio", "features", "windows", "demo"]
-DATA += ["download", "archives", "fetch", "audit"]
+DATA += ["download", "archives", "fetch", "audit", "known", "odd", "sieve"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
@@ -70,6 +74,8 @@ FORBIDDEN = {
     "score": {"models", "run", "board", "sweep"},
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "job": {"models", "run", "board", "sweep"},
+    "halves": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    "selection": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "data": {"models", "detector", "ledger", "run", "settings", "sweep"},  # a command
     **{

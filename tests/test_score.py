@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from shrunk import NAMES, compose
 
-from asdgan import job, ledger, material, run, score
+from asdgan import job, ledger, material, run, score, settings
 from asdgan.choice import Stored
 from asdgan.stack import Stack
 from asdgan.threshold import p_value, usual_threshold
@@ -73,6 +73,23 @@ def test_the_runs_own_clips_get_their_scores_again(tmp_path, name):
     root = plant(tmp_path / "pump")
     (kept,) = run.run(settings_of(name, root))
     assert agree(kept.path, root)
+
+
+def test_a_run_on_one_of_mimiis_channels_hears_that_channel_of_new_wavs(tmp_path):
+    root, generator = tmp_path / "mimii", np.random.default_rng(0)
+    for number in range(8):
+        kind = "abnormal" if number == 7 else "normal"
+        path = root / f"0_dB/fan/id_00/{kind}/{number:08d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, generator.normal(0, 0.1, (16000, 8)), 16000, subtype="PCM_16")
+    told = ["machine=fan", "epochs=1", "batch=32", "features.mels=16", "logger=none"]
+    told += ["trainer.compile=false", f"dataset.root={root}", f"outputs={tmp_path / 'out'}"]
+    (kept,) = run.run(
+        settings.compose(["model=dcase_ae", "dataset=mimii", "dataset.channel=3", *told])
+    )
+    ready, arrays = score.scorer(stored_of(kept.path)), ledger.read_scores(ledger.read(kept.path))
+    found = [ready.score(root / "0_dB" / name) for name in arrays["clip"]]
+    assert found == pytest.approx(arrays["score/recon_l2"][0].tolist(), rel=1e-6)
 
 
 def test_a_lane_of_a_stack_is_scored_with_its_own_settings_and_weights(tmp_path):

@@ -59,7 +59,9 @@ def _steps(job: Job) -> tuple[int, bool]:
     rate = config.features.sample_rate
     count, samples = ASSUMED[0], int(ASSUMED[1] * rate)
     if job.root:
-        table = material.table_of(config, Path(job.root), job.stack.machine_type)
+        table, _ = material.table_of(
+            config, Path(job.root), job.stack.machine_type, lambda *_: lambda _count: None
+        )
         train = [clip for clip in table if clip.split == "train"]
         count = len(train)
         samples = wav_length(

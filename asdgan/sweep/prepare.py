@@ -71,6 +71,10 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
     known: dict[bytes, str] = {}
     prints: dict[tuple[bytes, str], str] = {}
     with terminal.bars(shown=True) as bar:
+
+        def counter(title: str, total: int) -> material.Advance:
+            return bar(title, total).advance
+
         for number, part in enumerate(grid.parts):
             config = part.config
             data = canonical(OmegaConf.to_container(config.dataset))
@@ -80,15 +84,18 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
                 heard[number] = [Heard(name, "not there yet") for name in types]
                 continue
             if data not in known:
-                root = material.root_of(config, lambda title, total: bar(title, total).advance)
+                root = material.root_of(config, counter)
                 known[data] = str(root.resolve())
+            # Which clips are bad depends on what is asked of them.
+            asked = data + canonical(OmegaConf.to_container(config.features))
+            asked += canonical(config.windows.frames)
             root = Path(known[data])
             roots[number] = known[data]
             types = material.machine_types_of(part.machine, root, config)
             for name in types:
-                if (data, name) not in prints:
-                    prints[data, name] = material.fingerprint_of(config, root, name)
-            heard[number] = [Heard(name, prints[data, name]) for name in types]
+                if (asked, name) not in prints:
+                    prints[asked, name] = material.fingerprint_of(config, root, name, counter)
+            heard[number] = [Heard(name, prints[asked, name]) for name in types]
     return heard, roots
 
 
