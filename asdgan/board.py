@@ -15,16 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import (
-    compare,
-    halves,
-    intervals,
-    ledger,
-    metrics,
-    points,
-    ranking,
-    selection,
-)
+from asdgan import compare, halves, intervals, ledger, metrics, points, ranking, selection
 from asdgan.choice import Source
 from asdgan.errors import BadInput
 from asdgan.files import as_csv, write_whole
@@ -199,10 +190,7 @@ def _board(chosen: argparse.Namespace) -> None:
     if chosen.draws < 2:
         raise BadInput(f"--draws {chosen.draws}: a spread needs 2 at least, and 1000 are usual")
     if chosen.by == selection.VIEW and (chosen.intervals or chosen.compare):
-        raise BadInput(
-            f"--by {selection.VIEW} has a spread of its own; --intervals and --compare take the "
-            f"other views: {', '.join(ranking.VIEWS)}"
-        )
+        raise BadInput(f"--by {selection.VIEW} takes neither --intervals nor --compare")
     if chosen.compare:
         _compare(chosen, source, wanted)
         return
