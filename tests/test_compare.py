@@ -166,6 +166,10 @@ def test_conditions_hold_for_both_lines(tmp_path, show):
         (("batch=16", "skip"), "'skip' names no line; it takes the beginning of a signature"),
         (("batch=16", "bacth=16"), "no result has a setting 'bacth'; did you mean 'batch'?"),
         (("batch=16", "batch=128", "--markdown", "a.md"), "neither --intervals nor --markdown"),
+        (
+            ("batch=16", "batch=128", "--by", "selection"),
+            "--by selection takes neither --intervals",
+        ),
         (("batch=16", "batch=128", "--draws", "1"), "--draws 1: a spread needs 2 at least"),
     ],
 )
