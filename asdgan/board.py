@@ -3,19 +3,21 @@
 `points` says what counts, `ranking` which lines there are; here they are printed and written.
 What speaks against a number stands beside it: machine types that are missing or undefined, means
 below 0.5, settings that test labels chose, flags of the run, points that failed, results that do
-not verify.
+not verify. `compare` adds how sure the lines are, and says whether two of them differ.
 """
 
 import argparse
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import halves, ledger, metrics, points, ranking, selection
+from asdgan import compare, halves, intervals, ledger, metrics, points, ranking, selection
+from asdgan.choice import Source
+from asdgan.errors import BadInput
 from asdgan.files import as_csv, write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
@@ -23,13 +25,15 @@ from asdgan.sheets import in_markdown
 from asdgan.terminal import Parser, answer, bars, printable, sheet
 
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
-HIDDEN |= {"split_half_sd", "label_free_signatures"}
+HIDDEN |= {"split_half_sd", "label_free_signatures", *compare.ENDS}
 HEADINGS = {
     "machine_type": "machine type",
     "machine_types": "machine types",
     "chosen_among": "chosen among",
     "auc": "AUC",
     "pauc": "pAUC",
+    "auc_interval": f"AUC {compare.SURE}",
+    "pauc_interval": f"pAUC {compare.SURE}",
     "auc_mean": "mean AUC",
     "per_id": "per id",
     "in_halves": "in halves",
@@ -68,6 +72,7 @@ def show(
     refused: Sequence[tuple[Path, str]] = (),
     csv_file: Path | None = None,
     markdown_file: Path | None = None,
+    sure: Callable[[Sequence[Line]], str] | None = None,
     console: Console | None = None,
 ) -> int:
     """Prints a board of results that were read already; gives how many points have one.
@@ -83,6 +88,7 @@ def show(
         refused: Files that are no result or no failure, with the reason; looked at last.
         csv_file: Written with all lines.
         markdown_file: Written with all lines.
+        sure: Adds `compare.ENDS` to lines that are printed, and says of what.
         console: Printed to; the terminal where it is None.
 
     Raises:
@@ -108,6 +114,11 @@ def show(
         shared += selection.MEANING
     else:
         tables = ranking.ranked(gathered, by=by, area=sort, varying=varying)
+    if sure:
+        every = [line for lines in tables.values() for line in lines]
+        for line in every:
+            line |= dict.fromkeys(compare.ENDS)
+        shared.append(sure([line for line in every if line["rank"] <= top or top <= 0]))
     for sentence in shared:
         say(sentence, "dim")
     for release, lines in tables.items():
@@ -153,6 +164,21 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--sort", choices=metrics.AREAS, default="auc", help="best first by this area")
     points.add_where(parser)
+    add(
+        "--intervals",
+        action="store_true",
+        help="how sure AUC and pAUC are: intervals beside the lines that are printed, over clips, "
+        "and over seeds where a line has several",
+    )
+    add(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="whether two lines differ on the clips that both scored, by machine type and over "
+        f"all. Each is {compare.GRAMMAR}; --by says which lines there are",
+    )
+    draws = f"of clips, for intervals and comparisons ({intervals.DRAWS})"
+    add("--draws", type=int, default=intervals.DRAWS, metavar="N", help=draws)
     add("--top", type=int, default=50, metavar="N", help="best ranks printed (50; 0: all)")
     add("--csv", type=Path, metavar="F", help="write all lines there as CSV")
     add("--markdown", type=Path, metavar="F", help="write all lines there as Markdown tables")
@@ -161,6 +187,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _board(chosen: argparse.Namespace) -> None:
     folder, wanted = points.place(chosen.place)
+    source = Source(folder)
+    if chosen.draws < 2:
+        raise BadInput(f"--draws {chosen.draws}: a spread needs 2 at least, and 1000 are usual")
+    if chosen.by == selection.VIEW and (chosen.intervals or chosen.compare):
+        raise BadInput(f"--by {selection.VIEW} takes neither --intervals nor --compare")
+    if chosen.compare:
+        _compare(chosen, source, wanted)
+        return
     # Failures first: a point that is mended meanwhile has a result, and is no failure.
     failures, refused = ledger.failures(folder)
     done = show(
@@ -174,10 +208,29 @@ def _board(chosen: argparse.Namespace) -> None:
         refused=refused,
         csv_file=chosen.csv,
         markdown_file=chosen.markdown,
+        sure=(lambda lines: compare.add_intervals(lines, source, chosen.draws))
+        if chosen.intervals
+        else None,
     )
     if not done and not failures and not refused and wanted is None:
         print(f"no results under {printable(str(folder))}; make a first one: ", end="")
         print("python -m asdgan.run model=ganomaly")
+
+
+def _compare(chosen: argparse.Namespace, source: Source, wanted: Collection[str] | None) -> None:
+    if chosen.markdown or chosen.intervals:
+        raise BadInput("--compare takes neither --intervals nor --markdown; --csv F it takes")
+    lines = compare.compare(
+        source,
+        chosen.compare,
+        by=chosen.by,
+        draws=chosen.draws,
+        where=chosen.where,
+        wanted=wanted,
+        console=sheet(),
+    )
+    if chosen.csv:
+        write_whole(chosen.csv, as_csv(lines))
 
 
 def _results(folder: Path, refused: list[tuple[Path, str]]) -> Iterator[ledger.Result]:
@@ -209,7 +262,11 @@ def _failed(counts: Counter[tuple[str, str, str, str]]) -> list[str]:
 
 def _cells(line: Line) -> dict[str, str]:
     """A line as a person wants it: numbers with their spread, long lists counted."""
-    cells = {key: said(value) for key, value in line.items() if key not in HIDDEN}
+    cells: dict[str, str] = {}
+    for key in (key for key in line if key not in HIDDEN):
+        cells[key] = said(line[key])
+        if f"{key}_low" in line:
+            cells[f"{key}_interval"] = compare.range_said(line, key)
     for area in metrics.AREAS:
         spread = line.get(f"{area}_sd")
         cells[area] = area_said(line[area]) + (f" ± {spread:.4f}" if spread is not None else "")

@@ -6,7 +6,7 @@ whether labels chose. Without either the choice is refused, and what the points 
 
 import argparse
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,20 +186,32 @@ def _held_out(name: str, mine: Sequence[Point], source: Source) -> dict[str, flo
 
 def _several(name: str, mine: Sequence[Point], gathered: Gathered, path: Path) -> str:
     """The sentence for points among which nothing was chosen, and what they differ in."""
+    differ = differing(
+        {
+            "model": one.model,
+            "seed": one.seed,
+            "data": one.data[:8],
+            **gathered.settings.values(one.setting),
+        }
+        for one in mine
+    )
+    return (
+        f"{path} holds {len(mine)} points on {name}, which differ in "
+        f"{differ or 'how they were chosen'}; say which by --where KEY=VALUE, or have "
+        "one chosen on each machine type: --choose auc (oracle: test labels choose) or "
+        "--choose val_loss (label_free)"
+    )
+
+
+def differing(several: Iterable[Mapping[str, Any]]) -> str:
+    """What settings differ in, each with its first values; empty where in nothing."""
     values: dict[str, list[str]] = defaultdict(list)
-    for one in mine:
-        apart = {"model": one.model, "seed": one.seed, "data": one.data[:8]}
-        for key, value in {**apart, **gathered.settings.values(one.setting)}.items():
+    for one in several:
+        for key, value in one.items():
             if said(value) not in values[key]:
                 values[key].append(said(value))
-    differ = [
+    return ", ".join(
         f"{key} ({', '.join(some[:SHOWN])}{', ...' if len(some) > SHOWN else ''})"
         for key, some in values.items()
         if len(some) > 1
-    ]
-    return (
-        f"{path} holds {len(mine)} points on {name}, which differ in "
-        f"{', '.join(differ) or 'how they were chosen'}; say which by --where KEY=VALUE, or have "
-        "one chosen on each machine type: --choose auc (oracle: test labels choose) or "
-        "--choose val_loss (label_free)"
     )

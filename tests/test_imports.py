@@ -26,6 +26,10 @@ LIGHT = [
     "asdgan.sheets",
     "asdgan.points",
     "asdgan.ranking",
+    "asdgan.choice",
+    "asdgan.resample",
+    "asdgan.intervals",
+    "asdgan.compare",
     "asdgan.board",
     "asdgan.official",
     "asdgan.challenge",
@@ -50,6 +54,11 @@ FORBIDDEN = {
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
     "official": {"models", "detector", "windows", "ledger", "run", "settings", "sweep"},
+    **{
+        room: {"models", "detector", "windows", "ledger", "run", "settings", "sweep"}
+        for room in ("resample", "intervals")
+    },
+    "compare": {"models", "detector", "windows", "features", "run", "settings", "board", "sweep"},
     "truth": {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"},
     "challenge": {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"},
     "judge": {"models", "detector", "windows", "features", "ledger", "run", "settings", "sweep"},

@@ -350,3 +350,9 @@ def test_conditions_hold_before_anything_is_chosen(tmp_path):
         add(tmp_path, noise(4, clips, epochs), clips, epochs=epochs)
     lines = told(tmp_path, where=["epochs=20"])
     assert lines[0]["chosen_among"] == 4
+
+
+@pytest.mark.parametrize("option", [["--intervals"], ["--compare", "model=a", "model=b"]])
+def test_what_speaks_of_single_lines_is_refused_beside_it(tmp_path, capsys, option):
+    assert board.main([str(tmp_path), "--by", "selection", *option]) == 2
+    assert "--by selection takes neither --intervals nor --compare" in capsys.readouterr().err
