@@ -26,6 +26,7 @@ from asdgan.files import write_json, write_whole
 from asdgan.points import said
 from asdgan.terminal import Parser, answer, printable, sheet
 from asdgan.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
+from asdgan.truth import said_by
 
 YEARS = range(2020, 2026)
 RECORD = "submission.json"
@@ -106,6 +107,13 @@ def _files(
     clips = stored["clip"].tolist()
     if not clips:
         raise BadInput(f"{result.path}: no test clips were scored on {name}; nothing to submit")
+    renamed = next(filter(said_by, clips), None)
+    if year < 2023 and row["settings"].get("dataset.subset") == "eval" and renamed:
+        raise BadInput(
+            f"{result.path}: clips of the evaluation set have original names ({renamed}), which "
+            f"the organisers' evaluator of {year} would sort into another order than its truth; "
+            "unpack them again under their own names, and run that again"
+        )
     domains = stored["domain"].tolist() if "domain" in stored else [""] * len(clips)
     if year == 2021 and not set(domains) <= {"source", "target"}:
         raise BadInput(
