@@ -1,4 +1,4 @@
-"""Do the organisers' own evaluators accept our submission files, and read our numbers in them?
+"""Do the organisers' own evaluators accept our submissions, and read our numbers in them?
 
     python tests/evaluator_check.py YEAR EVALUATOR_FOLDER [--python PYTHON]
 
@@ -7,15 +7,24 @@ it is copied, and not written to. PYTHON is an interpreter that has what the eva
 (pandas, scikit-learn, scipy, and from 2023 on matplotlib, seaborn, librosa and distutils).
 
 An evaluation set is made whose test clips are called as that ground truth calls them: a fifth of
-a second of noise each, anomalies a little louder. An autoencoder learns from it for an epoch
+a second of noise each, anomalies a little quieter. An autoencoder learns from it for an epoch
 without any label, `asdgan.submission` writes what it says, once for each way to fit a threshold,
 and the evaluator is run on those folders as it would be on a team's. Each step is the command
 that a person types.
 
 Exits with 1 unless the evaluator ends well, judges every submission, and each number that it
 writes is the one of `asdgan.judge` to 1e-9. Two lines are let off, and counted: a machine type's
-source and target means of 2022, which that evaluator cuts from the wrong columns, and its
-confidence interval, which the judge does not give.
+source and target means of 2022, which that evaluator cuts from the wrong columns, and the
+confidence interval of 2022 on, which the judge does not give.
+
+Last figures, two cores shared with much else, 90 to 150 s a year; numbers that agree, for each
+fit, of so many clips: 2020: 48 of 7,103 (no decisions then); 2021: 290 of 8,635; 2022: 301 of
+4,200, 71 let off; 2023: 231 of 1,400, 1 let off; 2024, one machine type of its nine: 51 of 200, 1
+let off. None differs by more than 5e-16. In those of 2020 to 2023 anomalies were louder, and few
+decisions hit one; with quieter ones, on one or two machine types of 2021 to 2024, all agrees too.
+The program of 2021 was an early one, which writes no official score. That of 2025 was not to be
+had: 2024's stood in, with the published list of 2025 as ground truth, laid out as its README has
+it: 261 of 1,600, 1 let off.
 """
 
 import argparse
@@ -40,20 +49,20 @@ ROOT = Path(__file__).resolve().parent.parent
 NEAR = 1e-9
 SAMPLES, RATE = 3200, 16000  # 0.2 s
 TRAINING = 20  # clips of a section
-LOUDER = 1.15
+QUIETER = 0.75  # an anomaly: what lies farther below 0 dB is stranger to a net of one epoch
 SMALL = (
     "features.mels=16", "features.n_fft=512", "features.hop=256", "model.hidden_width=16",
     "batch=64", "epochs=1", "trainer.compile=false", "logger=none",
 )  # fmt: skip
-FITS = {2020: ("none",)}  # later: one team for each
-WRONG = {2022: ("source harmonic mean", "target harmonic mean")}  # of a machine type
+FITS = {2020: ("none",)}  # from 2021 on both
+WRONG = {2022: ("source harmonic mean", "target harmonic mean")}  # those of a machine type
 NOT_OURS = ("official score ci95",)
 
 
-def noise(path, generator, louder=1.0):
+def noise(path, generator, gain=1.0):
     """A wav of noise whose level is not that of the next."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    level = 0.05 * louder * generator.uniform(0.7, 1.3)
+    level = 0.05 * gain * generator.uniform(0.7, 1.3)
     soundfile.write(path, level * generator.standard_normal(SAMPLES), RATE, subtype="PCM_16")
 
 
@@ -82,7 +91,7 @@ def evaluation_set(year, evaluator, root):
         home = root / "eval_data" / place.machine_type / folder
         counts["test"] += len(truth.clips)
         for clip, anomalous in zip(truth.clips, truth.anomalous, strict=True):
-            noise(home / f"{stem(clip)}.wav", generator, LOUDER if anomalous else 1.0)
+            noise(home / f"{stem(clip)}.wav", generator, QUIETER if anomalous else 1.0)
     return counts
 
 
@@ -147,8 +156,7 @@ def compared(year, theirs, ours):
     """How many numbers agree, by how much they differ at worst, what is let off, what is wrong."""
     agreed, worst, let_off, complaints = 0, 0.0, 0, []
     for line, values in theirs.items():
-        known = line[1] in NOT_OURS or (line[0] and line[1] in WRONG.get(year, ()))
-        if known:
+        if line[1] in NOT_OURS or (line[0] and line[1] in WRONG.get(year, ())):
             let_off += len(values)
             continue
         mine = ours.get(line)
