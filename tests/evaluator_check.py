@@ -20,7 +20,7 @@ confidence interval of 2022 on, which the judge does not give.
 Last figures, two cores shared with much else, 90 to 150 s a year; numbers that agree, for each
 fit, of so many clips: 2020: 48 of 7,103 (no decisions then); 2021: 290 of 8,635; 2022: 301 of
 4,200, 71 let off; 2023: 231 of 1,400, 1 let off; 2024, one machine type of its nine: 51 of 200, 1
-let off. None differs by more than 5e-16. In those of 2020 to 2023 anomalies were louder, and few
+let off. None differs by more than 5e-16. But in 2024 anomalies were then louder, and few
 decisions hit one; with quieter ones, on one or two machine types of 2021 to 2024, all agrees too.
 The program of 2021 was an early one, which writes no official score. That of 2025 was not to be
 had: 2024's stood in, with the published list of 2025 as ground truth, laid out as its README has
