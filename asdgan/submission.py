@@ -26,6 +26,7 @@ from asdgan.files import write_json, write_whole
 from asdgan.points import said
 from asdgan.terminal import Parser, answer, printable, sheet
 from asdgan.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
+from asdgan.truth import said_by
 
 YEARS = range(2020, 2026)
 RECORD = "submission.json"
@@ -112,6 +113,13 @@ def _files(
             f"{result.path}: {len(lost)} bad test clips of {name} were left out and have no score "
             f"({lost[0]['clip']}: {lost[0]['why']}), and a submission lists every clip; mend them "
             "and run that point again"
+        )
+    renamed = next(filter(said_by, clips), None)
+    if year < 2023 and row["settings"].get("dataset.subset") == "eval" and renamed:
+        raise BadInput(
+            f"{result.path}: clips of the evaluation set have original names ({renamed}), which "
+            f"the organisers' evaluator of {year} would sort into another order than its truth; "
+            "unpack them again under their own names, and run that again"
         )
     domains = stored["domain"].tolist() if "domain" in stored else [""] * len(clips)
     if year == 2021 and not set(domains) <= {"source", "target"}:

@@ -274,6 +274,24 @@ def test_results_of_another_year_are_refused(tmp_path, capsys):
     assert "is a result on dcase2022, and --year is 2023; a submission scores" in said
 
 
+@pytest.mark.parametrize("year", [2020, 2021, 2022])
+def test_renamed_clips_are_refused_where_evaluators_go_by_the_order_of_names(
+    tmp_path, capsys, year
+):
+    add(tmp_path, year, settings={"dataset.subset": "eval"})
+    said = refused(tmp_path, capsys, year=year)
+    assert "clips of the evaluation set have original names (fan/" in said
+    assert f"evaluator of {year} would sort into another order than its truth; unpack" in said
+
+
+@pytest.mark.parametrize("year", [2023, 2024, 2025])
+def test_renamed_clips_are_submitted_where_evaluators_know_both_names(tmp_path, year):
+    add(tmp_path, year, settings={"dataset.subset": "eval"})
+    assert submit(tmp_path, year=year) == 0
+    clip, _ = read(tmp_path / "out" / "anomaly_score_fan_section_00_test.csv")[0]
+    assert clip.startswith("section_00_source_test_anomaly_")
+
+
 def test_results_of_two_releases_need_a_word(tmp_path, capsys):
     add(tmp_path, 2022)
     add(tmp_path, 2023)
