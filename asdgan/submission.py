@@ -19,14 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 from asdgan import choice, ledger
-from asdgan.challenge import DECISIONS, SCORES, Place, file_name
+from asdgan.challenge import DECISIONS, SCORES, Place, file_name, stem
 from asdgan.choice import Choice, Stored
 from asdgan.errors import BadInput, Damaged
 from asdgan.files import write_json, write_whole
+from asdgan.labels import said_by
 from asdgan.points import said
 from asdgan.terminal import Parser, answer, printable, sheet
 from asdgan.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
-from asdgan.truth import said_by
 
 YEARS = range(2020, 2026)
 RECORD = "submission.json"
@@ -114,7 +114,7 @@ def _files(
             f"({lost[0]['clip']}: {lost[0]['why']}), and a submission lists every clip; mend them "
             "and run that point again"
         )
-    renamed = next(filter(said_by, clips), None)
+    renamed = next((clip for clip in clips if said_by(stem(clip))), None)
     if year < 2023 and row["settings"].get("dataset.subset") == "eval" and renamed:
         raise BadInput(
             f"{result.path}: clips of the evaluation set have original names ({renamed}), which "
