@@ -54,6 +54,7 @@ def show(
     by: str = "settings",
     sort: str = "auc",
     where: Sequence[str] = (),
+    score: str | None = None,
     top: int = 50,
     wanted: Collection[str] | None = None,
     refused: Sequence[tuple[Path, str]] = (),
@@ -69,6 +70,7 @@ def show(
         by: One of `ranking.VIEWS`.
         sort: Best first by this area.
         where: Conditions KEY=VALUE that all must hold.
+        score: The component score that judges; each point's primary where it is None.
         top: Best ranks printed; all where it is 0.
         wanted: Signatures of a sweep's points, the only ones that count; None for all.
         refused: Files that are no result or no failure, with the reason; looked at last.
@@ -77,7 +79,7 @@ def show(
         console: Printed to; the terminal where it is None.
 
     Raises:
-        BadInput: A condition is no KEY=VALUE, or no result knows its key.
+        BadInput: A condition is no KEY=VALUE, or no result knows its key, or none has the score.
         OSError: A file cannot be written.
     """
     console = console or sheet()
@@ -85,7 +87,7 @@ def show(
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable(text), style=style))  # Text: what rows say is never markup
 
-    gathered = points.gather(results, where=where, wanted=wanted)
+    gathered = points.gather(results, where=where, wanted=wanted, score=score)
     failed = points.lacking(failures, gathered.done, where=where, wanted=wanted)
     if gathered.done and not gathered.points:
         say(f"none of {len(gathered.done)} points has {' and '.join(where)}")
@@ -135,6 +137,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--sort", choices=metrics.AREAS, default="auc", help="best first by this area")
     points.add_where(parser)
+    add(
+        "--score",
+        metavar="NAME",
+        help="judge by this component score (latent, recon_l1, ...), not by each point's primary",
+    )
     add("--top", type=int, default=50, metavar="N", help="best ranks printed (50; 0: all)")
     add("--csv", type=Path, metavar="F", help="write all lines there as CSV")
     add("--markdown", type=Path, metavar="F", help="write all lines there as Markdown tables")
@@ -151,6 +158,7 @@ def _board(chosen: argparse.Namespace) -> None:
         by=chosen.by,
         sort=chosen.sort,
         where=chosen.where,
+        score=chosen.score,
         top=chosen.top,
         wanted=wanted,
         refused=refused,
