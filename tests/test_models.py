@@ -205,7 +205,7 @@ def test_a_lane_that_meets_nan_touches_no_other(name):
 def test_a_discriminator_is_reborn_lane_by_lane_as_it_is_alone(name):
     windows = WINDOWS.double()
     start = learn(detector_of(compose(name), torch.float64), windows, range(1))[0]["loss_d"]
-    change = {"model.rebirth_below": round(0.95 * float(start), 3)}
+    change = {"model.rebirth_below": round(0.999 * float(start), 4)}
     config, alone = stack_of(name, range(8), **change)
 
     def count(detector):
