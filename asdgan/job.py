@@ -36,7 +36,7 @@ log = logging.getLogger("asdgan")
 COMPILED_FROM = 50_000  # optimiser steps that earn back half a minute of compiling
 SMALL_STEP = 2048  # windows times lanes, below which a second thread costs more than it gives
 CHECKPOINT_SECONDS = 120.0
-TRANSDUCTIVE = "transductive: a clip is scored by statistics of its own windows"
+TRANSDUCTIVE = "transductive: scored by statistics of each clip's own windows"
 
 OnSteps = Callable[[int, str], None]  # told how many steps were done, and where training stands
 
@@ -440,12 +440,17 @@ def _losses(detector: "Detector", lane: int) -> dict[str, list[float]]:
 
 
 def _health(detector: "Detector", lane: int) -> dict[str, list[float]]:
-    """Each measure of `health` in every epoch, to four digits: a row in 250,000 stays small."""
+    """Each measure of `health` in every epoch, to three digits: 250,000 rows stay small."""
     return {
-        name.removeprefix("health/"): [float(f"{value.reshape(-1)[lane]:.4g}") for value in values]
+        name.removeprefix("health/"): [_brief(float(value.reshape(-1)[lane])) for value in values]
         for name, values in detector.history.items()
         if name.startswith("health/")
     }
+
+
+def _brief(value: float) -> float:
+    value = float(f"{value:.3g}") if abs(value) < 100 else float(round(value))
+    return int(value) if value.is_integer() else value
 
 
 def _mark_dead(

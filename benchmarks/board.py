@@ -117,6 +117,13 @@ def rows_of(chance, seed, shape, machine_type, epochs):
             "losses": {
                 f"train/loss_{name}": chance.uniform(0, 10, epochs).tolist() for name in "gd"
             },
+            "health": {
+                **{
+                    name: [float(f"{one:.3g}") for one in chance.uniform(0, 1, epochs)]
+                    for name in ("d_real", "d_fake", "balance", "spread")
+                },
+                **{name: [0] * epochs for name in ("dead", "births")},
+            },
             "seconds": 21.796,
             "device": "cuda",
             "threads": 1,
