@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from asdgan.lanes import fresh, in_whole_vectors, lanes_of, listed
+from asdgan.lanes import fresh, lanes_of, listed
+from asdgan.layers import in_whole_vectors
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -278,7 +278,7 @@ class Detector(pl.LightningModule):
                 losses.setdefault(f"train/{name}", []).append(value)
             if self.vitals is not None and i % health.EVERY == 0:
                 for name, value in health.of_minibatch(self.vitals).items():
-                    losses.setdefault(f"health/{name}", []).append(value)
+                    losses.setdefault(f"{health.PREFIX}{name}", []).append(value)
         for name, values in losses.items():
             stacked = torch.stack(values).double()  # (minibatches, *lanes)
             self.alive &= stacked.isfinite().all(0)
@@ -295,7 +295,7 @@ class Detector(pl.LightningModule):
             with torch.no_grad():
                 scores = self.score_windows(self._last)[self.primary].double()
             for name, value in health.of_epoch(self.vitals, scores).items():
-                self.history.setdefault(f"health/{name}", []).append(value.double().cpu())
+                self.history.setdefault(f"{health.PREFIX}{name}", []).append(value.double().cpu())
         self._last = None
 
     def validation_step(self, batch: Batch, index: int) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+PREFIX = "health/"  # of measures among the losses in a detector's history
 EVERY = 8  # of so many minibatches one is looked at; a look takes ten small operations
 SATURATED = 0.99  # share told rightly, of both kinds, where an even fight has about 0.5
 OUTWEIGHED = 0.01  # of both losses; an even fight has 0.5 (mean) or 0.67 (sum of two terms)
@@ -74,6 +75,23 @@ def of_epoch(vitals: Vitals, scores: "Tensor") -> dict[str, "Tensor"]:
     spread = scores.std(-1) / scores.abs().mean(-1).clamp_min(1e-30)  # of all zeros it is 0
     counted = {} if vitals.births is None else {"births": vitals.births}
     return {"spread": spread, **counted}
+
+
+def of_lane(history: Mapping[str, Sequence["Tensor"]], lane: int) -> dict[str, list[float]]:
+    """What a detector's history holds of one lane: from each measure to its value in every epoch.
+
+    Values have three digits: of 250,000 rows each says them.
+    """
+    return {
+        name.removeprefix(PREFIX): [_brief(float(value.reshape(-1)[lane])) for value in values]
+        for name, values in history.items()
+        if name.startswith(PREFIX)
+    }
+
+
+def _brief(value: float) -> float:
+    value = float(f"{value:.3g}") if abs(value) < 100 else float(round(value))
+    return int(value) if value.is_integer() else value
 
 
 def verdict(health: Mapping[str, Sequence[float]], units: int) -> list[str]:

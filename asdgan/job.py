@@ -344,7 +344,7 @@ def _read(
         areas = {name: of[place] for name, of in judged.items()}
         primary = areas.get(detector.primary, metrics.judge([[]], [], [])[0])
         setting = stack.settings(lane, epochs)
-        measured = _health(detector, lane)
+        measured = health.of_lane(detector.history, lane)
         rows.append(
             {
                 "signature": signature,
@@ -435,22 +435,8 @@ def _losses(detector: "Detector", lane: int) -> dict[str, list[float]]:
     return {
         name: [float(value.reshape(-1)[lane]) for value in values]
         for name, values in detector.history.items()
-        if not name.startswith("health/")
+        if not name.startswith(health.PREFIX)
     }
-
-
-def _health(detector: "Detector", lane: int) -> dict[str, list[float]]:
-    """Each measure of `health` in every epoch, to three digits: 250,000 rows stay small."""
-    return {
-        name.removeprefix("health/"): [_brief(float(value.reshape(-1)[lane])) for value in values]
-        for name, values in detector.history.items()
-        if name.startswith("health/")
-    }
-
-
-def _brief(value: float) -> float:
-    value = float(f"{value:.3g}") if abs(value) < 100 else float(round(value))
-    return int(value) if value.is_integer() else value
 
 
 def _mark_dead(

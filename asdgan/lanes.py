@@ -12,7 +12,7 @@ a resumed run the same as an uninterrupted one.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -25,7 +25,6 @@ NORM_MOMENTUM = 0.01  # share of a new batch in the running statistics (Keras sa
 NORM_EPS = 1e-3  # Keras' default, which the DCASE baseline and its PyTorch port use
 INITS = ("glorot_uniform", "normal")
 REGISTER = 16  # float32 numbers in the widest vector register of a CPU
-VECTOR = 32  # float32 numbers that a kernel of torch takes at once, at most (two of AVX-512)
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's Adam names them
 
 T = TypeVar("T")
@@ -61,19 +60,6 @@ def listed(value: T | Sequence[T], lanes: tuple[int, ...]) -> list[T]:
 def per_lane(value: float | Sequence[float], lanes: tuple[int, ...]) -> Tensor:
     """Values as a tensor of shape `lanes` (0-dimensional for a single run), float32."""
     return torch.tensor(listed(value, lanes), dtype=torch.float32).reshape(lanes)
-
-
-def in_whole_vectors(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """An elementwise function, whose bits in one lane do not depend on how many lanes there are.
-
-    On a CPU torch takes 32 numbers at a time, and what is left at the end one by one, by another
-    exponential. A lane filled up to whole blocks never stands among what is left.
-    """
-    windows, features = x.shape[-2:]
-    rest = -windows % (VECTOR // math.gcd(VECTOR, features))
-    if x.dim() < 3 or not rest:
-        return function(x)
-    return function(nn.functional.pad(x, (0, 0, 0, rest)))[..., :windows, :]
 
 
 class Draw:

@@ -4,12 +4,29 @@ All are built on `lanes`: with lanes = () plain layers, else many models at once
 the `Draw` of a training step, or None for scoring.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from asdgan.lanes import Draw, Linear, Norm, in_whole_vectors, kept, rectified
+from asdgan.lanes import Draw, Linear, Norm, kept, rectified
 
+VECTOR = 32  # float32 numbers that a kernel of torch takes at once, at most (two of AVX-512)
 CODES = {"bn_relu": "norm", "linear": "linear"}  # `latent_activation` as a layer's `output`
+
+
+def in_whole_vectors(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An elementwise function, whose bits in one lane do not depend on how many lanes there are.
+
+    On a CPU torch takes 32 numbers at a time, and what is left at the end one by one, by another
+    exponential. A lane filled up to whole blocks never stands among what is left.
+    """
+    windows, features = x.shape[-2:]
+    rest = -windows % (VECTOR // math.gcd(VECTOR, features))
+    if x.dim() < 3 or not rest:
+        return function(x)
+    return function(nn.functional.pad(x, (0, 0, 0, rest)))[..., :windows, :]
 
 
 class Dense(nn.Module):

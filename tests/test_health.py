@@ -29,14 +29,8 @@ def trained(detector, epochs=2, windows=None):
     return detector
 
 
-def verdict(detector, lane=None):
-    """Of one lane, or of a single run."""
-    measured = {
-        name.removeprefix("health/"): [float(of if lane is None else of[lane]) for of in values]
-        for name, values in detector.history.items()
-        if name.startswith("health/")
-    }
-    return health.verdict(measured, 8)
+def verdict(detector, lane=0):
+    return health.verdict(health.of_lane(detector.history, lane), 8)
 
 
 def changed(**other):

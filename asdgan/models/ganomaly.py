@@ -194,7 +194,8 @@ class Ganomaly(Detector):
         self._adversarial, self._discriminative = ADV_LOSSES[adv_loss], D_LOSSES[d_loss]
         self._bounded, self._turns = BOUNDED[rebirth_by], ORDERS[order]
         self._l1, self._l2 = REDUCTIONS[reduction]
-        self._by_codes, self._by_entropy = latent_loss == "encoder", adv_loss == "bce"
+        self._by_codes = latent_loss == "encoder"
+        self._by_entropy = adv_loss == "bce" and d_loss != "features"  # of both networks
         self.transductive = bn_at_test == "clip"
 
     def networks(self) -> dict[str, list[nn.Module]]:

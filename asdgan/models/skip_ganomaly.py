@@ -249,15 +249,14 @@ class SkipGanomaly(Detector):
         adv = taken_for_real(logit_fake)
         con, lat = self._l1(fake, x), self._l2(of_fake, of_real)
         loss_g = self.lambda_adv * adv + self.lambda_con * con + self.lambda_lat * lat
-        loss_d = taken_for_real(logit_real) + taken_for_fake(logit_fake)
-        if self._lat_in_d:
-            loss_d = loss_d + self.lambda_lat * lat
+        judged = taken_for_real(logit_real) + taken_for_fake(logit_fake)
+        loss_d = judged + self.lambda_lat * lat if self._lat_in_d else judged
         of_g = torch.autograd.grad(
             loss_g.sum(), tuple(self.parameters_of("generator")), retain_graph=True
         )
         of_d = torch.autograd.grad(loss_d.sum(), tuple(self.parameters_of("discriminator")))
         losses = {"loss_g": loss_g, "loss_d": loss_d, "adv": adv, "con": con, "lat": lat}
-        seen = {"real": logit_real, "fake": logit_fake, "code": code}
+        seen = {"real": logit_real, "fake": logit_fake, "code": code, "loss_d": judged}
         return detached(losses), detached(seen), of_g, of_d
 
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
@@ -267,8 +266,8 @@ class SkipGanomaly(Detector):
         self.adams["generator"].descend(of_g)
         self.adams["discriminator"].descend(of_d)
         self.rebirth.apply_where(losses["loss_d"])
-        logits, births = (seen["real"], seen["fake"]), self.rebirth.births
-        self.vitals = Vitals(*logits, seen["code"], losses["loss_d"], losses["adv"], births)
+        told = (seen[name] for name in ("real", "fake", "code", "loss_d"))
+        self.vitals = Vitals(*told, losses["adv"], self.rebirth.births)
         return losses
 
     def between_blocks(self) -> None:
