@@ -266,8 +266,10 @@ class SkipGanomaly(Detector):
         self.adams["generator"].descend(of_g)
         self.adams["discriminator"].descend(of_d)
         self.rebirth.apply_where(losses["loss_d"])
-        told = (seen[name] for name in ("real", "fake", "code", "loss_d"))
-        self.vitals = Vitals(*told, losses["adv"], self.rebirth.births)
+        births = self.rebirth.births
+        self.vitals = Vitals(
+            seen["real"], seen["fake"], seen["code"], seen["loss_d"], losses["adv"], births
+        )
         return losses
 
     def between_blocks(self) -> None:
