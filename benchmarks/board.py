@@ -115,7 +115,8 @@ def rows_of(chance, seed, shape, machine_type, epochs):
             "train_clips": 3000 + 100 * len(machine_type),
             "test_clips": 400 * len(sections),
             "losses": {
-                f"train/loss_{name}": chance.uniform(0, 10, epochs).tolist() for name in "gd"
+                f"train/{name}": chance.uniform(0, 10, epochs).tolist()
+                for name in ("loss_g", "loss_d", "adv", "con", "lat")
             },
             "health": {
                 **{
