@@ -20,6 +20,7 @@ LIGHT = [
     "asdgan.clips",
     "asdgan.data",
     "asdgan.ledger",
+    "asdgan.health",
     "asdgan.points",
     "asdgan.ranking",
     "asdgan.board",
@@ -41,6 +42,8 @@ DATA += ["download", "archives", "fetch", "audit"]
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "detector": {"models", "metrics", "ledger", "run", "settings", "board", "sweep"},
+    "health": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
+    "scaling": {"models", "detector", "metrics", "ledger", "run", "settings", "board", "sweep"},
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
     "official": {"models", "detector", "windows", "ledger", "run", "settings", "sweep"},
