@@ -107,7 +107,7 @@ def test_a_step_of_two_turns_can_be_traced(monkeypatch, caplog):
     monkeypatch.setattr(
         torch, "compile", lambda step, **how: plain_compile(step, backend="aot_eager", **how)
     )
-    ours, theirs = (generation(*GENERATIONS[1][:4]) for _ in range(2))
+    ours, theirs = (generation(*GENERATIONS[1][:4], hidden_layers=1) for _ in range(2))
     ours.compile_steps(len(WINDOWS))
     found, wanted = (learn(of, WINDOWS, range(2)) for of in (ours, theirs))
     assert "compiling the step failed" not in caplog.text
