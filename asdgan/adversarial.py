@@ -3,28 +3,19 @@
 Binary cross-entropies are on logits, averaged over windows and features: one number a lane.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from asdgan.lanes import fresh, lanes_of, listed
-
-VECTOR = 32  # float32 numbers that a kernel of torch takes at once, at most (two of AVX-512)
+from asdgan.layers import in_whole_vectors
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), whose bits in one lane do not depend on how many lanes there are.
-
-    On a CPU torch takes 32 numbers at a time, and what is left at the end one by one, by another
-    exponential. A lane filled up to whole blocks never stands among what is left.
-    """
-    if x.dim() < 3:
-        return nn.functional.softplus(x)
-    windows = x.shape[-2]
-    filled = pad(x, (0, 0, 0, -windows % VECTOR))
-    return nn.functional.softplus(filled)[..., :windows, :]
+    """log(1 + exp(x)), whose bits in one lane do not depend on how many lanes there are."""
+    return in_whole_vectors(nn.functional.softplus, x)
 
 
 def taken_for_real(logits: Tensor) -> Tensor:
@@ -35,6 +26,51 @@ def taken_for_real(logits: Tensor) -> Tensor:
 def taken_for_fake(logits: Tensor) -> Tensor:
     """Cross-entropy of logits (*lanes, windows, 1) against the answer "fake"."""
     return softplus(logits).mean((-2, -1))
+
+
+def detached(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, which no gradient passes."""
+    return {name: value.detach() for name, value in values.items()}
+
+
+class Averages(nn.Module):
+    """Exponential averages of the parameters of some modules, to score with.
+
+    Args:
+        modules: What is averaged.
+        decay: Share of the old average that a step keeps; 0 for none of all this.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], *, decay: float) -> None:
+        """Begins with what the parameters are now."""
+        super().__init__()
+        self._modules_of = tuple(modules)  # a tuple, so as not to become a second owner
+        self._decay = decay
+        for i, parameter in enumerate(self._parameters_of() if decay else ()):
+            self.register_buffer(f"of_{i}", parameter.detach().clone())
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the parameters after a step."""
+        for average, parameter in zip(self.buffers(), self._parameters_of(), strict=False):
+            # One rounding after the other: a fused multiply-add has other bits in odd places.
+            average.mul_(self._decay).add_(parameter * (1 - self._decay))
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within it the modules have the averages for parameters."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for average, parameter in zip(self.buffers(), self._parameters_of(), strict=False):
+            average.data, parameter.data = parameter.data, average.data
+
+    def _parameters_of(self) -> list[nn.Parameter]:
+        return [p for module in self._modules_of for p in module.parameters()]
 
 
 class Rebirth(nn.Module):

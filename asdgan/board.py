@@ -67,6 +67,7 @@ def show(
     by: str = "settings",
     sort: str = "auc",
     where: Sequence[str] = (),
+    score: str | None = None,
     top: int = 50,
     wanted: Collection[str] | None = None,
     refused: Sequence[tuple[Path, str]] = (),
@@ -83,6 +84,7 @@ def show(
         by: One of `ranking.VIEWS`, or `selection.VIEW`, which reads the clip scores too.
         sort: Best first by this area.
         where: Conditions KEY=VALUE that all must hold.
+        score: The component score that judges; each point's primary where it is None.
         top: Best ranks printed; all where it is 0.
         wanted: Signatures of a sweep's points, the only ones that count; None for all.
         refused: Files that are no result or no failure, with the reason; looked at last.
@@ -92,7 +94,7 @@ def show(
         console: Printed to; the terminal where it is None.
 
     Raises:
-        BadInput: A condition is no KEY=VALUE, or no result knows its key.
+        BadInput: A condition is no KEY=VALUE, or no result knows its key, or none has the score.
         OSError: A file cannot be written.
     """
     console = console or sheet()
@@ -102,7 +104,7 @@ def show(
 
     noted = halves.Noted()
     passing = noted.passing(results) if by == selection.VIEW else results
-    gathered = points.gather(passing, where=where, wanted=wanted)
+    gathered = points.gather(passing, where=where, wanted=wanted, score=score)
     failed = points.lacking(failures, gathered.done, where=where, wanted=wanted)
     if gathered.done and not gathered.points:
         say(f"none of {len(gathered.done)} points has {' and '.join(where)}")
@@ -165,6 +167,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sort", choices=metrics.AREAS, default="auc", help="best first by this area")
     points.add_where(parser)
     add(
+        "--score",
+        metavar="NAME",
+        help="judge by this component score (latent, recon_l1, ...), not by each point's primary",
+    )
+    add(
         "--intervals",
         action="store_true",
         help="how sure AUC and pAUC are: intervals beside the lines that are printed, over clips, "
@@ -192,6 +199,11 @@ def _board(chosen: argparse.Namespace) -> None:
         raise BadInput(f"--draws {chosen.draws}: a spread needs 2 at least, and 1000 are usual")
     if chosen.by == selection.VIEW and (chosen.intervals or chosen.compare):
         raise BadInput(f"--by {selection.VIEW} takes neither --intervals nor --compare")
+    if chosen.score and (chosen.by == selection.VIEW or chosen.intervals or chosen.compare):
+        raise BadInput(
+            f"--score {chosen.score}: --intervals, --compare and --by {selection.VIEW} speak of "
+            "each point's primary score only"
+        )
     if chosen.compare:
         _compare(chosen, source, wanted)
         return
@@ -203,6 +215,7 @@ def _board(chosen: argparse.Namespace) -> None:
         by=chosen.by,
         sort=chosen.sort,
         where=chosen.where,
+        score=chosen.score,
         top=chosen.top,
         wanted=wanted,
         refused=refused,

@@ -14,8 +14,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from asdgan import health
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, Noise, lanes_of, listed, per_lane
+from asdgan.scaling import Scaling
 from asdgan.windows import Batch, Block, Windows
 
 log = logging.getLogger("asdgan")
@@ -46,7 +48,12 @@ class Detector(pl.LightningModule):
         lanes: () for a single run, (n,) for a stack of n.
         alive: Shape lanes; False for a lane whose losses were not finite. What becomes of its
             weights does not matter: no lane touches another.
-        history: Losses per epoch, each of shape lanes.
+        history: Losses and measures of `health` per epoch, each of shape lanes.
+        vitals: Set by each `learn` of a model whose health is watched, else None.
+        scaling: What windows pass before anything else, or None.
+        transductive: Whether a clip is scored by batch statistics of its own windows.
+        at_test: What `score_windows` gives its networks for a `Draw`: None for running
+            statistics.
     """
 
     recipe: ClassVar[int] = 1
@@ -73,6 +80,11 @@ class Detector(pl.LightningModule):
         self.primary, self._pool, self._optimizer = primary, pool, optimizer
         self.adams: dict[str, LaneAdam] = {}
         self.history: dict[str, list[Tensor]] = {}
+        self.vitals: health.Vitals | None = None
+        self.scaling: Scaling | None = None
+        self.transductive = False
+        self.at_test: Draw | None = None
+        self._last: Batch | None = None  # minibatch of an epoch
         self._tally: dict[str, tuple[Tensor, int]] = {}
         self._adams_to_load: dict[str, Tensor] = {}
         rates = per_lane(dropout, self.lanes)
@@ -117,6 +129,20 @@ class Detector(pl.LightningModule):
         """What may wait for the host: called after each block of minibatches."""
 
     # What all share ---------------------------------------------------------------------------
+
+    def scale_windows(self, how: str, features: int) -> None:
+        """Has windows scaled as in `Scaling`, by the identity until `fit_scaling` is called."""
+        self.scaling = Scaling(how, features=features, lanes=self.lanes)
+
+    def fit_scaling(self, windows: Windows, numbers: Tensor) -> None:
+        """Learns the scale, where there is one, from the frames of these training windows."""
+        if self.scaling is not None:
+            self.scaling.fit(windows, numbers)
+
+    def _taken_in(self, windows: Tensor) -> Tensor:
+        """Windows as the networks see them."""
+        windows = windows.to(self._like())
+        return windows if self.scaling is None else self.scaling(windows)
 
     def configure_optimizers(self) -> list[LaneAdam]:
         """One optimiser for each of `networks`."""
@@ -244,12 +270,15 @@ class Detector(pl.LightningModule):
                 self.seeds, uniforms=uniforms if self._drops else 0, normals=normals
             )
         losses: dict[str, list[Tensor]] = {}
-        for batch in block:
-            windows = batch.windows.to(self._like())
+        for i, batch in enumerate(block):
+            windows = self._taken_in(batch.windows)
             draw = self._noise.draw(batch.step, windows.shape[-2], like=windows)
-            batch = Batch(windows, batch.picks, batch.source, batch.step)
+            batch = self._last = Batch(windows, batch.picks, batch.source, batch.step)
             for name, value in self.learn(batch, draw).items():
                 losses.setdefault(f"train/{name}", []).append(value)
+            if self.vitals is not None and i % health.EVERY == 0:
+                for name, value in health.of_minibatch(self.vitals).items():
+                    losses.setdefault(f"{health.PREFIX}{name}", []).append(value)
         for name, values in losses.items():
             stacked = torch.stack(values).double()  # (minibatches, *lanes)
             self.alive &= stacked.isfinite().all(0)
@@ -258,14 +287,20 @@ class Detector(pl.LightningModule):
         self.between_blocks()
 
     def on_train_epoch_end(self) -> None:
-        """Keeps the epoch's mean losses."""
+        """Keeps the epoch's mean losses and measures."""
         for name, (total, steps) in self._tally.items():
             self.history.setdefault(name, []).append((total / steps).cpu())
         self._tally.clear()
+        if self.vitals is not None and self._last is not None:
+            with torch.no_grad():
+                scores = self.score_windows(self._last)[self.primary].double()
+            for name, value in health.of_epoch(self.vitals, scores).items():
+                self.history.setdefault(f"{health.PREFIX}{name}", []).append(value.double().cpu())
+        self._last = None
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Component scores of held-out windows, averaged: reconstruction errors, unweighted."""
-        windows = batch.windows.to(self._like())
+        windows = self._taken_in(batch.windows)
         scores = self.score_windows(Batch(windows, batch.picks, batch.source, batch.step))
         for name, values in scores.items():
             self._held.setdefault(f"val/{name}", []).append(values.double())
@@ -293,15 +328,22 @@ class Detector(pl.LightningModule):
         self.eval()
         pool = POOLS[self._pool]
         pooled: dict[str, list[Tensor]] = {}
-        for first, last in clip_groups(windows.bounds):
+        most = SCORING_WINDOWS
+        if self.transductive:
+            if int(windows.bounds.diff().min()) < 2:
+                raise BadInput("model.bn_at_test=clip: a clip of one window has no statistics")
+            most = 0  # one clip at a time
+            self.at_test = Draw(self._like().new_zeros(()), None, None)
+        for first, last in clip_groups(windows.bounds, most):
             bounds = windows.bounds[first : last + 1]
             picks = torch.arange(int(bounds[0]), int(bounds[-1]))
-            gathered = windows.gather(picks).to(self._like())
+            gathered = self._taken_in(windows.gather(picks))
             scores = self.score_windows(Batch(gathered, picks, windows, -1))
             sizes = bounds.diff().tolist()
             for name, values in scores.items():
                 clips = [pool(of_clip) for of_clip in values.double().split(sizes, dim=-1)]
                 pooled.setdefault(name, []).append(torch.stack(clips, -1).cpu())
+        self.at_test = None
         self.train(was_training)
         return {name: torch.cat(values, -1) for name, values in pooled.items()}
 
@@ -311,15 +353,15 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
 
 
-def clip_groups(bounds: Tensor) -> list[tuple[int, int]]:
-    """Runs of whole clips, first to last (exclusive), of at most SCORING_WINDOWS windows each.
+def clip_groups(bounds: Tensor, most: int = SCORING_WINDOWS) -> list[tuple[int, int]]:
+    """Runs of whole clips, first to last (exclusive), of at most so many windows each.
 
     A clip that alone has more is a group of its own.
     """
     groups, first = [], 0
     edges = bounds.tolist()
     for clip in range(1, len(edges)):
-        if edges[clip] - edges[first] > SCORING_WINDOWS and clip - 1 > first:
+        if edges[clip] - edges[first] > most and clip - 1 > first:
             groups.append((first, clip - 1))
             first = clip - 1
     if first < len(edges) - 1:

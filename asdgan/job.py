@@ -23,7 +23,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import asdgan
-from asdgan import ledger, metrics, settings
+from asdgan import health, ledger, metrics, settings
 from asdgan.errors import Stopped
 from asdgan.material import Material
 from asdgan.stack import Stack
@@ -37,6 +37,7 @@ log = logging.getLogger("asdgan")
 COMPILED_FROM = 50_000  # optimiser steps that earn back half a minute of compiling
 SMALL_STEP = 2048  # windows times lanes, below which a second thread costs more than it gives
 CHECKPOINT_SECONDS = 120.0
+TRANSDUCTIVE = "transductive: scored by statistics of each clip's own windows"
 
 OnSteps = Callable[[int, str], None]  # told how many steps were done, and where training stands
 
@@ -211,6 +212,7 @@ def fit(
     detector = settings.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
     numbers, held = _held_out(config, train)
+    detector.fit_scaling(train, numbers)
     found = _found(saving)
     first_epoch, first_block = (found.epoch, found.block) if found else (0, 0)
     if found is not None:
@@ -343,6 +345,7 @@ def _read(
         areas = {name: of[place] for name, of in judged.items()}
         primary = areas.get(detector.primary, metrics.judge([[]], [], [])[0])
         setting = stack.settings(lane, epochs)
+        measured = health.of_lane(detector.history, lane)
         rows.append(
             {
                 "signature": signature,
@@ -370,13 +373,18 @@ def _read(
                     for one in material.left_out
                 ],
                 "losses": _losses(detector, lane),
+                **({"health": measured} if measured else {}),
                 "seconds": round(seconds, 3),
                 "lanes": len(stack.lanes),
                 "device": str(detector.device),
                 "threads": torch.get_num_threads(),
                 "commit": _commit(),
                 "versions": _versions(),
-                "flags": _flags(material, arrays.get(detector.primary), place),
+                "flags": [
+                    *_flags(material, arrays.get(detector.primary), place),
+                    *health.verdict(measured, setting.get("latent", 0)),
+                    *([TRANSDUCTIVE] if detector.transductive else []),
+                ],
             }
         )
     best = sorted(range(len(rows)), key=lambda place: -(rows[place]["auc"] or 0))[:keep]
@@ -432,6 +440,7 @@ def _losses(detector: "Detector", lane: int) -> dict[str, list[float]]:
     return {
         name: [float(value.reshape(-1)[lane]) for value in values]
         for name, values in detector.history.items()
+        if not name.startswith(health.PREFIX)
     }
 
 

@@ -162,6 +162,11 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+def rectified(x: Tensor, slope: float) -> Tensor:
+    """ReLU in place, or LeakyReLU where `slope`, that of its negative side, is not 0."""
+    return nn.functional.leaky_relu_(x, slope) if slope else x.relu_()
+
+
 class _NormReLU(torch.autograd.Function):
     """Batch normalisation, ReLU and a keep-mask as one node: fewer passes over memory."""
 
@@ -172,15 +177,17 @@ class _NormReLU(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         keep: Tensor | None,
+        slope: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean = x.mean(-2, keepdim=True)
         normed = x - mean
         variance = (normed * normed).mean(-2, keepdim=True)  # var_mean is 20 times slower here
         scale = (variance + NORM_EPS).rsqrt()
         normed *= scale
-        y = torch.addcmul(bias, normed, weight).relu_()
+        y = rectified(torch.addcmul(bias, normed, weight), slope)
         if keep is not None:
             y *= keep
+        ctx.slope = slope
         ctx.save_for_backward(normed, scale, weight, y, keep)
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -189,13 +196,15 @@ class _NormReLU(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         normed, scale, weight, y, keep = ctx.saved_tensors
         grad = grad_outputs[0] * (y > 0)
+        if ctx.slope:
+            grad = torch.where(y > 0, grad, grad_outputs[0] * ctx.slope)
         if keep is not None:
             grad = grad * keep
         grad_bias = grad.sum(-2, keepdim=True)
         grad_weight = (grad * normed).sum(-2, keepdim=True)
         windows = normed.shape[-2]
         inner = grad - torch.addcmul(grad_bias, normed, grad_weight) / windows
-        return inner * (weight * scale), grad_weight, grad_bias, None
+        return inner * (weight * scale), grad_weight, grad_bias, None, None
 
 
 class Norm(nn.Module):
@@ -208,15 +217,24 @@ class Norm(nn.Module):
         features: Width.
         lanes: Leading shape of the parameters.
         dropout: Rates, shape (*lanes, 1, 1), or None for a layer that never drops.
+        slope: As in `rectified`.
     """
 
     running_mean: Tensor
     running_var: Tensor
     dropout: Tensor | None
 
-    def __init__(self, features: int, *, lanes: tuple[int, ...], dropout: Tensor | None) -> None:
+    def __init__(
+        self,
+        features: int,
+        *,
+        lanes: tuple[int, ...],
+        dropout: Tensor | None,
+        slope: float = 0.0,
+    ) -> None:
         """Starts as the identity before ReLU."""
         super().__init__()
+        self._slope = slope
         self.weight = nn.Parameter(torch.ones(*lanes, 1, features))
         self.bias = nn.Parameter(torch.zeros(*lanes, 1, features))
         self.register_buffer("running_mean", torch.zeros(*lanes, 1, features))
@@ -227,12 +245,15 @@ class Norm(nn.Module):
         """Shape (*lanes, windows, features) in and out; with no `draw`, running statistics."""
         if draw is None:
             scale = self.weight * (self.running_var + NORM_EPS).rsqrt()
-            return torch.addcmul(self.bias - self.running_mean * scale, x, scale).relu_()
+            y = torch.addcmul(self.bias - self.running_mean * scale, x, scale)
+            return rectified(y, self._slope)
         keep = kept(self.dropout, draw, x.shape[-1])
         if x.dim() == 2 and self.weight.dim() == 2:
             y, mean, variance = self._alone(x, keep)
         else:
-            y, mean, variance = _NormReLU.apply(x, self.weight, self.bias, keep)  # pyright: ignore
+            y, mean, variance = _NormReLU.apply(  # pyright: ignore
+                x, self.weight, self.bias, keep, self._slope
+            )
         with torch.no_grad():
             windows = x.shape[-2]
             self.running_mean.lerp_(mean, draw.momentum)
@@ -244,7 +265,8 @@ class Norm(nn.Module):
         y, mean, scale = torch.native_batch_norm(
             x, self.weight[0], self.bias[0], None, None, True, 0.0, NORM_EPS
         )
-        y = y.relu_() if keep is None else y.relu_() * keep
+        y = rectified(y, self._slope)
+        y = y if keep is None else y * keep
         return y, mean, scale.detach().pow(-2) - NORM_EPS
 
 

@@ -151,6 +151,7 @@ def gather(
     *,
     where: Sequence[str] = (),
     wanted: Collection[str] | None = None,
+    score: str | None = None,
 ) -> Gathered:
     """The points of results, each result let go as soon as it is read.
 
@@ -158,14 +159,16 @@ def gather(
         results: In the order of their paths.
         where: Conditions KEY=VALUE that all must hold.
         wanted: Signatures that count; all do where it is None.
+        score: The component score that judges every point; its own primary where it is None.
 
     Raises:
-        BadInput: A condition is no KEY=VALUE, or no result knows its key.
+        BadInput: A condition is no KEY=VALUE, or no result knows its key, or none has the score.
     """
     conditions = _conditions(where)
     known, settings = {*NAMED, *ORIGIN}, Settings()
     points: list[Point] = []
     done: set[str] = set()
+    scores: set[str] = set()
     again = 0
     for result in results:
         shared = result.shared.get("settings", {})
@@ -186,12 +189,17 @@ def gather(
                 known.update(fields)
                 if not all(_says(fields.get(key), value) for key, value in conditions):
                     continue
+            if score is not None:
+                scores |= {row["primary"], *row.get("components", ())}
+                row = _judged_by(score, row)
             named = [settings.pair(key, row[key]) for key in ("recipe", "epochs", "primary")]
             setting = settings.together(base + settings.kept(mine) + named)
             points.append(_point(row, settings, setting))
     for key, value in conditions if done else ():
         if key not in known:
             raise BadInput(f"--where {f'{key}={value}'!r}: {_unknown(key, known)}")
+    if scores and score not in scores:
+        raise BadInput(f"--score {score}: no result has it; there are {', '.join(sorted(scores))}")
     return Gathered(points, settings, done, again)
 
 
@@ -220,6 +228,23 @@ def lacking(
             what = (failure.model, failure.machine_type, failure.kind, failure.reason)
             counts[what] += len(names)
     return counts
+
+
+def _judged_by(score: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row with another component's areas, which are known for a machine type as a whole."""
+    if score == row["primary"]:
+        return row
+    areas = row.get("components", {}).get(score)
+    why = f"{row['model']} has no score {score}"
+    sections = {} if areas else {score: {"auc": None, "reason": why}}
+    return {
+        **row,
+        "primary": score,
+        "auc": None,
+        "pauc": None,
+        **(areas or {}),
+        "sections": sections,
+    }
 
 
 def _point(row: Mapping[str, Any], settings: Settings, setting: int) -> Point:

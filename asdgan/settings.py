@@ -83,6 +83,9 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "lambda_lat": _WEIGHT,
     "windows.frames": _whole(1),
     "windows.stride": _whole(1),
+    "windows.feature_norm": (
+        "standard, minmax or null", lambda v: v in (None, "standard", "minmax"),
+    ),
     "windows.val_split": _one_of("none", "keras_tail", "random_clips"),
     "windows.val_fraction": ("a number between 0 and 1", lambda v: _number(v) and 0 < v < 1),
     "windows.val_seed": _whole(0),
@@ -91,6 +94,26 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.rebirth_below": _WEIGHT,
     "model.score_weight": _SHARE,
     "model.pool": _one_of("mean", "max", "p90"),
+    "model.latent_activation": _one_of("bn_relu", "linear"),
+    "model.output_activation": _one_of("linear", "tanh"),
+    "model.activation_slope": _RATE,
+    "model.reduction": _one_of("mean", "norm"),
+    "model.bn_at_test": _one_of("running", "clip"),
+    "model.adv_loss": _one_of("bce", "feature_matching", "feature_matching_inert"),
+    "model.d_loss": _one_of("half", "sum", "features"),
+    "model.latent_loss": _one_of("encoder", "disc_features"),
+    "model.order": _one_of("g_first", "d_first"),
+    "model.rebirth_by": _one_of("loss_d", "either"),
+    "model.skip_mode": _one_of("concat", "add"),
+    "model.disc_feature": _one_of("code", "last_hidden"),
+    "model.lat_in_d_loss": _FLAG,
+    "model.input_noise_std": _WEIGHT,
+    "model.bn_in_d": _FLAG,
+    "model.bn_in_eg": _FLAG,
+    "model.disc_join": _one_of("early", "late"),
+    "model.disc_score": _one_of("features", "cross_entropy"),
+    "model.dropout_in": _one_of("all", "discriminator"),
+    "model.ema": _RATE,
     "optimizer.beta2": _RATE,
     "optimizer.eps": _POSITIVE,
     "selection.settings": _one_of("named", "published", "label_free", "oracle"),
@@ -318,7 +341,10 @@ def build(config: DictConfig) -> "Detector":
         if key != "model._target_" and value not in TARGETS:
             raise BadInput(f"{key}={value}: only {', '.join(TARGETS)} is built beside a model")
     # Hydra writes what it resolves into the tree that it reads, and `identity` reads that too.
-    return hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
+    detector = hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
+    if how := config.windows.get("feature_norm"):
+        detector.scale_windows(how, config.windows.frames * config.features.mels)
+    return detector
 
 
 def _targets(tree: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a config node

@@ -88,6 +88,15 @@ class Windows:
         starts = self.starts[picks.reshape(-1)].to(self._rows.device)
         return self._rows.index_select(0, starts).reshape(*picks.shape, -1)
 
+    def frames_of(self, picks: Tensor, piece: int = 1 << 16) -> Iterator[Tensor]:
+        """The frames that windows of numbers `picks` see, each once: pieces (frames, mels)."""
+        seen = torch.zeros(self._frame_count(), dtype=torch.bool)
+        for i in range(self._length):
+            seen[self.starts[picks] + i] = True
+        values = self._rows.as_strided((len(seen), self._mels), (self._mels, 1))
+        for numbers in seen.nonzero().squeeze(-1).split(piece):
+            yield values.index_select(0, numbers.to(values.device))
+
     def _seen_as_rows(self, values: Tensor) -> Tensor:
         rows = values.shape[0] - self._length + 1
         return values.as_strided((rows, self._length * self._mels), (self._mels, 1))

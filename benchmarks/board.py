@@ -34,6 +34,7 @@ LANES = tuple(
         (1e-3, 5e-4, 2e-4, 1e-4), (0.0, 0.25), (0.5, 0.9), (1, 50), (1, 25, 50), (1, 25, 50)
     )
 )
+LOSSES = tuple(f"train/{name}" for name in ("loss_g", "loss_d", "adv", "con", "lat"))
 LANE_AXES = ("lr", "dropout", "beta1", "lambda_adv", "lambda_con", "lambda_lat")
 SETTINGS = {
     "detector": "ganomaly",
@@ -117,7 +118,14 @@ def rows_of(chance, seed, shape, machine_type, epochs, held):
             "test_clips": 400 * len(sections),
             "losses": {
                 name: chance.uniform(0, 10, epochs).tolist()
-                for name in ("train/loss_g", "train/loss_d", *(["val/recon_l1"] if held else []))
+                for name in (*LOSSES, *(["val/recon_l1"] if held else []))
+            },
+            "health": {
+                **{
+                    name: [float(f"{one:.3g}") for one in chance.uniform(0, 1, epochs)]
+                    for name in ("d_real", "d_fake", "balance", "spread")
+                },
+                **{name: [0] * epochs for name in ("dead", "births")},
             },
             "seconds": 21.796,
             "device": "cuda",

@@ -36,7 +36,7 @@ import pytorch_lightning as pl
 import torch
 from plain import LENGTH, MELS, Module, Plain
 
-from asdgan import settings
+from asdgan import health, settings
 from asdgan.features import Frames
 from asdgan.lanes import Noise
 from asdgan.sweep.local import ALLOCATION
@@ -115,16 +115,18 @@ def turn_of_ours(detector, data, steps):
     noise = Noise(detector.seeds, uniforms=0, normals=0)
     times, epoch = [], 0
 
-    def step(batch):
+    def step(i, batch):
         draw = noise.draw(batch.step, batch.windows.shape[-2], like=batch.windows)
         detector.learn(batch, draw)
+        if i % health.EVERY == 0:
+            health.of_minibatch(detector.vitals)
 
     while len(times) < steps:
         for block in data.blocks(epoch):
             minibatches = iter(block)
             began = time.perf_counter()  # gathering a block's windows is part of its steps
-            for batch in minibatches:
-                step(batch)
+            for i, batch in enumerate(minibatches):
+                step(i, batch)
                 times.append((began, time.perf_counter()))
                 began = time.perf_counter()
                 if len(times) == steps:

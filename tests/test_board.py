@@ -112,6 +112,35 @@ def test_a_seed_that_lacks_a_machine_type_adds_no_spread_and_is_said(tmp_path, s
     assert "1 of 2 seeds lack a machine type" in line
 
 
+def test_another_component_judges_where_it_is_asked_for(tmp_path, show):
+    other = {"recon_l1": {"auc": 0.9, "pauc": 0.8}, "latent": {"auc": 0.6, "pauc": 0.3}}
+    add(tmp_path, 0.6, components=other, settings={"batch": 16})
+    add(tmp_path, 0.7, components={"latent": {"auc": 0.7, "pauc": 0.35}})
+    text = show("--score", "recon_l1")
+    first, second = lines(text)
+    assert first.split()[2] == "16"
+    assert "0.9000" in first
+    assert "0.8000" in first
+    assert "undefined" in second
+    assert "ganomaly has no score recon_l1" in show("--score", "recon_l1", "--by", "point")
+    assert "primary recon_l1" in text
+    assert show("--score", "latent").splitlines()[1:] == show().splitlines()[1:]
+
+
+def test_a_component_that_no_result_has_is_refused_with_those_there_are(tmp_path, capsys):
+    add(tmp_path, components={"latent": {"auc": 0.6, "pauc": 0.3}, "recon_l2": {}})
+    assert board.main([str(tmp_path), "--score", "combined"]) == 2
+    said = capsys.readouterr().err
+    assert "--score combined: no result has it; there are latent, recon_l2" in said
+
+
+def test_what_ails_a_run_stands_in_its_notes(tmp_path, show):
+    add(tmp_path, flags=["discriminator saturated at epoch 4"])
+    (line,) = lines(show("--csv", str(tmp_path / "a.csv")))
+    assert "saturated" in line
+    assert read_csv(tmp_path / "a.csv")[0]["notes"] == "discriminator saturated at epoch 4"
+
+
 def test_a_missing_machine_type_is_said(tmp_path, show):
     add(tmp_path, 0.6, machine_type="fan")
     add(tmp_path, 0.8, machine_type="pump")

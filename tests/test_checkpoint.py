@@ -46,7 +46,7 @@ ONE_SEED = (0, 3, 5, 7, 8, 9, 3, 0)
 def _maker(name, lanes):
     config = compose(name, "dropout=0.25")
     if "rebirth_below" in config.model:
-        config.model.rebirth_below = {"ganomaly": 0.68}.get(name, 1.36)
+        config.model.rebirth_below = 0.68 if name.startswith("ganomaly") else 1.36
     if lanes is not None:
         for axis, values in LANES.items():
             config[axis] = [values[lane] for lane in lanes]

@@ -22,6 +22,7 @@ LIGHT = [
     "asdgan.material",
     "asdgan.data",
     "asdgan.ledger",
+    "asdgan.health",
     "asdgan.published",
     "asdgan.sheets",
     "asdgan.points",
@@ -51,6 +52,8 @@ DATA += ["download", "archives", "fetch", "audit", "known", "odd", "sieve"]
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "detector": {"models", "metrics", "ledger", "run", "settings", "board", "sweep"},
+    "health": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
+    "scaling": {"models", "detector", "metrics", "ledger", "run", "settings", "board", "sweep"},
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
     "official": {"models", "detector", "windows", "ledger", "run", "settings", "sweep"},

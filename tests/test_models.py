@@ -67,7 +67,7 @@ def test_a_models_own_defaults_survive_composition(name):
     composed = settings.compose([f"model={name}", "dataset=folder", "dataset.root=unused"])
     assert own.detector == name
     for key, value in own.items():
-        if key not in ("model", "windows", "optimizer"):
+        if key not in ("defaults", "model", "windows", "optimizer"):
             assert composed[key] == value, key
     for group in ("windows", "optimizer"):
         for key, value in own.get(group, {}).items():
@@ -205,7 +205,7 @@ def test_a_lane_that_meets_nan_touches_no_other(name):
 def test_a_discriminator_is_reborn_lane_by_lane_as_it_is_alone(name):
     windows = WINDOWS.double()
     start = learn(detector_of(compose(name), torch.float64), windows, range(1))[0]["loss_d"]
-    change = {"model.rebirth_below": round(0.95 * float(start), 3)}
+    change = {"model.rebirth_below": round(0.999 * float(start), 4)}
     config, alone = stack_of(name, range(8), **change)
 
     def count(detector):
@@ -267,7 +267,7 @@ def test_dcase_ae_has_the_baselines_number_of_parameters():
 def test_the_adversarial_loss_reaches_the_generator():
     config = compose("ganomaly", "lambda_con=0.0", "lambda_lat=0.0")
     detector = detector_of(config)
-    losses, of_g, _ = detector.gradients(WINDOWS, torch.tensor(0.01), None, None)
+    losses, _, (of_g, _) = detector.gradients(WINDOWS, torch.tensor(0.01), None, None)
     assert losses["loss_g"].item() == pytest.approx(losses["adv"].item())
     encoder = len(list(detector.encoder.parameters()))
     assert all(float(g.abs().sum()) > 0 for g in of_g[:encoder])

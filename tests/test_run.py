@@ -13,7 +13,7 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from asdgan import ledger, run, settings
+from asdgan import job, ledger, run, settings
 from asdgan.errors import BadInput
 from asdgan.features import Frames, LogMel, log_mel
 from asdgan.threshold import usual_threshold
@@ -62,6 +62,28 @@ def test_a_result_is_complete_and_read_back_instead_of_trained_again(tmp_path, c
     (again,) = tiny(tmp_path)
     assert again.row == kept.row
     assert again.path.stat().st_mtime_ns == before
+
+
+def test_a_row_says_how_healthy_each_epoch_was_and_what_ailed_the_run(tmp_path, capsys):
+    changes = ("model.rebirth_below=100", "model.bn_at_test=clip", "batch=16")
+    (kept,) = tiny(tmp_path, *changes)
+    health = kept.row["health"]
+    assert set(health) == {"d_real", "d_fake", "dead", "balance", "spread", "births"}
+    assert all(len(values) == 2 for values in health.values())
+    births = int(health["births"][-1])
+    told = [f"discriminator given fresh weights {births} times", job.TRANSDUCTIVE]
+    assert births > 10
+    assert set(told) <= set(kept.row["flags"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(text in printed for text in told)
+
+
+@pytest.mark.parametrize("model", ["ganomaly", "skip_ganomaly", "egbad"])
+def test_the_repositorys_reading_trains_scores_and_judges(tmp_path, model):
+    (kept,) = tiny(tmp_path, model=f"{model}_original")
+    assert kept.row["model"] == f"{model}_original"
+    assert all(of["auc"] is not None for of in kept.row["components"].values())
+    assert kept.row["auc"] == kept.row["components"][kept.row["primary"]]["auc"]
 
 
 def test_training_clips_are_scored_too_and_need_not_be(tmp_path):

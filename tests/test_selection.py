@@ -356,3 +356,9 @@ def test_conditions_hold_before_anything_is_chosen(tmp_path):
 def test_what_speaks_of_single_lines_is_refused_beside_it(tmp_path, capsys, option):
     assert board.main([str(tmp_path), "--by", "selection", *option]) == 2
     assert "--by selection takes neither --intervals nor --compare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--by", "selection"], ["--intervals"]])
+def test_another_score_is_refused_where_clip_scores_are_read(tmp_path, capsys, option):
+    assert board.main([str(tmp_path), "--score", "latent", *option]) == 2
+    assert "speak of each point's primary score only" in capsys.readouterr().err
