@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asdgan import choice, metrics, published, ranking
+from asdgan import choice, compare, intervals, metrics, published, ranking
 from asdgan.asked import Asked
 from asdgan.choice import Stored
+from asdgan.intervals import TypeScores
 from asdgan.points import Gathered, Point, Settings
 from asdgan.published import BOUNDS, PLAIN, PLAIN_STD, WEIGHTED, WEIGHTED_STD, Cell, Entry
 from asdgan.ranking import Line
@@ -48,10 +49,12 @@ class Ours:
     Attributes:
         line: The board's, of the settings that stand here.
         stored: Their rows, a row a seed.
+        scores: Of the test clips; None where none was scored.
     """
 
     line: Line
     stored: list[Stored]
+    scores: TypeScores | None
 
     def area(self, area: str, section: str = "") -> float | None:
         """Of the machine type or of one section, over seeds, in per cent."""
@@ -128,9 +131,16 @@ def ours_of(asked: Asked, gathered: Gathered, folder: Path) -> dict[tuple[str, s
     ]
     of = {name: line for line in lines for name in line["signatures"].split()}
     stored: dict[int, list[Stored]] = defaultdict(list)
-    for one in choice.Source(folder).rows(of):
+    source = choice.Source(folder)
+    for one in source.rows(of):
         stored[id(of[one.row["signature"]])].append(one)
-    return {(line["model"], line["machine_type"]): Ours(line, stored[id(line)]) for line in lines}
+    known = compare.scored(source, of)
+    found = {}
+    for line in lines:
+        scored = [*compare.by_place(line["signatures"].split(), known).values()]
+        ours = Ours(line, stored[id(line)], scored[0] if scored else None)
+        found[line["model"], line["machine_type"]] = ours
+    return found
 
 
 def _owed(point: Point, asked: Asked, settings: Settings) -> int:
@@ -315,8 +325,12 @@ def _interval_of(mine: Sequence[Ours], measure: str, mean: str) -> Line:
 
 
 def _interval(mine: Sequence[Ours], area: str, mean: str) -> tuple[float, float] | None:
-    """Where 95 % of an area over these machine types lie, in per cent; None where nobody says."""
-    return None
+    """The 95 % interval of an area over these machine types, in per cent."""
+    types = [one.scores for one in mine if one.scores is not None]
+    if len(types) < len(mine):
+        return None
+    found = intervals.interval(types, area=area, mean=mean)
+    return None if found is None else (100 * found.low, 100 * found.high)
 
 
 def _per_cent(value: float | None) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdgan import ledger, metrics, points, published, settings, sheets, tables
+from asdgan import intervals, ledger, metrics, points, published, settings, sheets, tables
 from asdgan.asked import asked
 from asdgan.stack import Stack
 from asdgan.sweep import blocks, grid, plan, traits
@@ -22,6 +22,9 @@ TABLE_4 = {  # AUC and pAUC per cent, planted
     "fan": (91.5, 74.0), "pump": (70.25, 55.0), "slider": (88.0, 80.0),
     "ToyCar": (93.0, 76.5), "ToyConveyor": (80.0, 75.5), "valve": (85.0, 60.0),
 }  # fmt: skip
+
+
+SCORES = np.random.default_rng(0).normal(size=40) + np.repeat([0, 1], 20)
 
 
 @pytest.fixture(autouse=True)
@@ -104,9 +107,12 @@ def store(part, name, area, clips, sections, place, chosen):
             }
             for lane in range(len(lanes))
         ]  # fmt: skip
-        text = np.array(["a"])
-        scores = {"clip": text, "section": text, "label": text}
-        scores |= {"score/latent": np.zeros((len(rows), 1))}
+        scores = {
+            "clip": np.array([f"{number}.wav" for number in range(40)]),
+            "section": np.repeat("00", 40),
+            "label": np.repeat(["normal", "anomaly"], 20),
+            "score/latent": np.tile(SCORES, (len(rows), 1)),
+        }
         folder = (
             Path("outputs/runs") / f"{name}-{config.detector}-{place}-{rows[0]['seed']}-{epochs}"
         )
@@ -282,6 +288,18 @@ def test_of_a_grid_the_best_stands_and_test_labels_chose_it(run):
     )
     row = only(rows_of(run, "table3_quick", "model=ganomaly"), "fan", model="ganomaly")
     assert (row["settings"], row["chosen_among"], row["auc_ours"]) == ("oracle", "16", "90.0")
+
+
+def test_intervals_are_those_of_the_clip_scores(run):
+    plant("table4", {"fan": (90, 80), "pump": (70, 60)})
+    rows = rows_of(run, "table4")
+    labels = ("normal",) * 20 + ("anomaly",) * 20
+    told = (SCORES[None], ("00",) * 40, labels, (None,) * 40)
+    types = [intervals.TypeScores(name, *told) for name in ("fan", "pump")]
+    for kind, some, mean in (("fan", types[:1], "mean"), ("weighted mean", types, "weighted")):
+        row, wanted = only(rows, kind), intervals.interval(some, area="auc", mean=mean)
+        found = [float(row["auc_low"]) / 100, float(row["auc_high"]) / 100]
+        assert found == pytest.approx([wanted.low, wanted.high])
 
 
 # What may not be compared -----------------------------------------------------------------------
