@@ -19,7 +19,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -308,7 +308,8 @@ def build(config: DictConfig) -> "Detector":
     """The detector that the settings describe; a stack where `seed` is a list.
 
     Raises:
-        BadInput: A target outside asdgan.models and the named optimisers.
+        BadInput: A target outside asdgan.models and the named optimisers, or what the detector
+            itself cannot use.
     """
     model = OmegaConf.to_container(config.model, resolve=True)
     for key, value in _targets(model, "model"):
@@ -317,7 +318,12 @@ def build(config: DictConfig) -> "Detector":
         if key != "model._target_" and value not in TARGETS:
             raise BadInput(f"{key}={value}: only {', '.join(TARGETS)} is built beside a model")
     # Hydra writes what it resolves into the tree that it reads, and `identity` reads that too.
-    return hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
+    try:
+        return hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, BadInput):
+            raise error.__cause__ from None
+        raise
 
 
 def _targets(tree: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a config node
