@@ -113,6 +113,12 @@ class Detector(pl.LightningModule):
         """Columns of uniform noise (dropout) and of normal noise that one step takes."""
         raise NotImplementedError
 
+    def prepare(self, windows: Windows) -> None:
+        """What must be known of the training clips before the first step, kept in buffers.
+
+        Called with parameters in the dtype of training, before a checkpoint is taken up.
+        """
+
     def between_blocks(self) -> None:
         """What may wait for the host: called after each block of minibatches."""
 

@@ -209,6 +209,7 @@ def fit(
     pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
     detector = settings.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
+    detector.prepare(train)
     numbers, held = _held_out(config, train)
     found = _found(saving)
     first_epoch, first_block = (found.epoch, found.block) if found else (0, 0)

@@ -154,12 +154,15 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (*lanes, windows, inputs), or (windows, inputs) shared by all lanes, mapped."""
-        if self.weight.dim() == 2:
-            return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
-        x = x.expand(self.weight.shape[0], *x.shape[-2:])
-        if self.bias is None:
-            return torch.bmm(x, self.weight)
-        return torch.baddbmm(self.bias, x, self.weight)
+        return affine(x, self.weight, self.bias)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The affine map of `Linear`, by parameters of its shapes."""
+    if weight.dim() == 2:
+        return x @ weight if bias is None else torch.addmm(bias, x, weight)
+    x = x.expand(weight.shape[0], *x.shape[-2:])
+    return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
 
 
 class _NormReLU(torch.autograd.Function):

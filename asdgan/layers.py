@@ -7,7 +7,28 @@ the `Draw` of a training step, or None for scoring.
 import torch
 from torch import Tensor, nn
 
-from asdgan.lanes import Draw, Linear, Norm, kept
+from asdgan.lanes import Draw, Linear, Norm, affine, kept
+
+
+class Masked(Linear):
+    """A linear map some of whose weights are not there: neither values nor gradients pass.
+
+    Args:
+        mask: Shape (inputs, outputs), 1 where there is a weight and 0 where there is none.
+        lanes: Leading shape of the parameters.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, *, lanes: tuple[int, ...]) -> None:
+        """Makes zero parameters; `lanes.initialise` fills them as if all were there."""
+        inputs, outputs = mask.shape
+        super().__init__(inputs, outputs, lanes=lanes, bias=True)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Linear`."""
+        return affine(x, self.weight * self.mask, self.bias)
 
 
 class Dense(nn.Module):
@@ -47,12 +68,10 @@ class PlainDense(nn.Module):
 
     dropout: Tensor
 
-    def __init__(
-        self, inputs: int, outputs: int, *, lanes: tuple[int, ...], dropout: Tensor
-    ) -> None:
-        """Makes zero weights; `lanes.initialise` fills them."""
+    def __init__(self, linear: Linear, *, dropout: Tensor) -> None:
+        """Takes the linear map."""
         super().__init__()
-        self.linear = Linear(inputs, outputs, lanes=lanes, bias=True)
+        self.linear = linear
         self.register_buffer("dropout", dropout, persistent=False)
 
     def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
@@ -96,7 +115,8 @@ class Perceptron(nn.Module):
             if norm:
                 layers.append(Dense(i, o, lanes=lanes, dropout=dropout, bias=bias))
             else:
-                layers.append(PlainDense(i, o, lanes=lanes, dropout=dropout))
+                linear = Linear(i, o, lanes=lanes, bias=True)
+                layers.append(PlainDense(linear, dropout=dropout))
         self.hidden = nn.ModuleList(layers)
         if output == "norm":
             self.output = Dense(widths[-1], outputs, lanes=lanes, dropout=None, bias=bias)
@@ -119,6 +139,42 @@ class Perceptron(nn.Module):
     def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
         """Shape (*lanes, windows, inputs) to (*lanes, windows, outputs)."""
         return self.finish(self.features(x, draw), draw)
+
+
+class Standardise(nn.Module):
+    """Each mel band brought to mean 0 and standard deviation 1 over the training frames.
+
+    All lanes listen to the same frames: what they keep is equal, and the first one's is used.
+
+    Args:
+        mels: Bands of a frame.
+        lanes: Leading shape of what is kept.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mels: int, *, lanes: tuple[int, ...]) -> None:
+        """Starts as the identity."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(*lanes, mels))
+        self.register_buffer("deviation", torch.ones(*lanes, mels))
+
+    @torch.no_grad()
+    def fit(self, frames: Tensor) -> None:
+        """Learns from frames, shape (frames, mels); a band that never changes is only shifted."""
+        pieces = frames.split(1 << 16)  # in float64 all of them would take twice their memory
+        mean = torch.stack([piece.double().sum(0) for piece in pieces]).sum(0) / len(frames)
+        squares = [(piece.double() - mean).square().sum(0) for piece in pieces]
+        deviation = (torch.stack(squares).sum(0) / len(frames)).sqrt()
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows, shape (..., frames * mels), in and out."""
+        mels = self.mean.shape[-1]
+        mean, deviation = self.mean.view(-1, mels)[0], self.deviation.view(-1, mels)[0]
+        return ((x.unflatten(-1, (-1, mels)) - mean) / deviation).flatten(-2)
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:

@@ -75,11 +75,17 @@ class Windows:
         """Numbers in one window: frames times mels, frame-major (frame 0's mels first)."""
         return self._length * self._mels
 
+    @property
+    def frames(self) -> Tensor:
+        """The frames of all clips, shape (frames, mels); not a copy."""
+        count = self._rows.shape[0] + self._length - 1
+        return self._rows.as_strided((count, self._mels), (self._mels, 1))
+
     def to(self, device: torch.device | str) -> "Windows":
         """Moves the frames to a device where they fit into half of what is free there."""
         device = torch.device(device)
         if device.type == "cuda" and self._rows.device.type == "cpu":
-            values = self._rows.as_strided((self._frame_count(), self._mels), (self._mels, 1))
+            values = self.frames
             free, _ = torch.cuda.mem_get_info(device)
             if values.nbytes * 2 < free:
                 self._rows = self._seen_as_rows(values.to(device))
@@ -93,9 +99,6 @@ class Windows:
     def _seen_as_rows(self, values: Tensor) -> Tensor:
         rows = values.shape[0] - self._length + 1
         return values.as_strided((rows, self._length * self._mels), (self._mels, 1))
-
-    def _frame_count(self) -> int:
-        return self._rows.shape[0] + self._length - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,9 @@ def compose(name: str, *overrides: str):
 
 
 def detector_of(config, dtype=torch.float32):
-    """The detector, its optimisers made."""
+    """The detector, prepared on noise of its windows' shape, its optimisers made."""
     detector = settings.build(config).to(dtype)
+    detector.prepare(windows_of(length=config.windows.frames))
     detector.configure_optimizers()
     return detector
 

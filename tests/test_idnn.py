@@ -32,5 +32,5 @@ def test_the_centre_frame_is_told_from_the_others_alone():
 
 @pytest.mark.parametrize("frames", [1, 4])
 def test_a_window_without_a_centre_is_refused(frames):
-    with pytest.raises(BadInput, match=f"windows.frames={frames} has no centre frame"):
+    with pytest.raises(BadInput, match=rf"windows\.frames={frames} has no centre frame"):
         detector_of(compose("idnn", f"windows.frames={frames}"))
