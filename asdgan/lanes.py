@@ -269,7 +269,7 @@ def fresh(
     """New values for every parameter of a module, as one lane, in the order of `parameters()`.
 
     Args:
-        module: Made of `Linear` and `Norm`.
+        module: Made of `Linear` and `Norm`, or of torch's `Conv2d` and `BatchNorm2d`.
         init: `glorot_uniform` (Keras' default) or `normal` (DCGAN's: weights N(0, std), scales
             of a norm N(1, std)); biases start at 0 in both.
         std: For `normal`.
@@ -282,17 +282,17 @@ def fresh(
     generator = torch.Generator().manual_seed(key_of(seed, "init", init, *place))
     values = []
     for layer in module.modules():
-        if isinstance(layer, Linear):
-            shape = layer.weight.shape[-2:]
+        if isinstance(layer, Linear | nn.Conv2d):
+            shape = layer.weight.shape[-2:] if isinstance(layer, Linear) else layer.weight.shape
             if init == "glorot_uniform":
-                limit = math.sqrt(6 / sum(shape))
+                limit = math.sqrt(6 / (sum(shape[:2]) * math.prod(shape[2:])))
                 drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
                 values.append((2 * drawn - 1) * limit)
             else:
                 values.append(torch.randn(shape, generator=generator, dtype=torch.float64) * std)
             if layer.bias is not None:
                 values.append(torch.zeros(layer.bias.shape[-2:], dtype=torch.float64))
-        elif isinstance(layer, Norm):
+        elif isinstance(layer, Norm | nn.BatchNorm2d):
             shape = layer.weight.shape[-2:]
             scale = torch.ones(shape, dtype=torch.float64)
             if init == "normal":

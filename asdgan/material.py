@@ -142,9 +142,8 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
             threads=_threads(config),
             on_clip=advance,
         )
-        windows[split] = Windows(
-            frames, part, length=config.windows.frames, stride=config.windows.stride
-        )
+        stride = config.windows.stride if split == "train" else test_stride(config)
+        windows[split] = Windows(frames, part, length=config.windows.frames, stride=stride)
     train = windows["train"]
     assert train is not None  # clip_table refuses a machine type without training clips
     return Material(
@@ -155,6 +154,11 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
         test=windows["test"],
         test_clips=[clip for clip in table if clip.split == "test"],
     )
+
+
+def test_stride(config: DictConfig) -> int:
+    """Frames between the starts of neighbouring windows of a test clip; old configs say none."""
+    return config.windows.get("test_stride") or config.windows.stride
 
 
 def usable_cores() -> int:

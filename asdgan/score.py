@@ -135,7 +135,7 @@ def scorer(stored: Stored) -> Scorer:
     import torch
     from safetensors.torch import load
 
-    from asdgan import job, settings
+    from asdgan import job, material, settings
 
     row, result, _ = stored
     data, text = ledger.read_weights(result), ledger.read_config(result)
@@ -155,7 +155,7 @@ def scorer(stored: Stored) -> Scorer:
             detector=settings.build(config),
             features=LogMel(**config.features),
             frames=config.windows.frames,
-            stride=config.windows.stride,
+            stride=material.test_stride(config),
             release=row["release"],
             machine_type=row["machine_type"],
             channel=config.dataset.get("channel") or 1,

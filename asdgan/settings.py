@@ -68,6 +68,15 @@ _COUNT = (
 )
 _FLAG = ("true or false", lambda v: isinstance(v, bool))
 
+_BLOCKS = (
+    "a list of blocks, each [expansion, channels, repeats, stride]",
+    lambda v: (
+        isinstance(v, list)
+        and len(v) > 0
+        and all(isinstance(b, list) and len(b) == 4 and all(map(_whole(1)[1], b)) for b in v)
+    ),
+)
+
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epochs": _whole(1),
     "batch": _whole(2),
@@ -83,6 +92,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "lambda_lat": _WEIGHT,
     "windows.frames": _whole(1),
     "windows.stride": _whole(1),
+    "windows.test_stride": _whole(1),
     "windows.val_split": _one_of("none", "keras_tail", "random_clips"),
     "windows.val_fraction": ("a number between 0 and 1", lambda v: _number(v) and 0 < v < 1),
     "windows.val_seed": _whole(0),
@@ -90,10 +100,13 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.init_std": _POSITIVE,
     "model.rebirth_below": _WEIGHT,
     "model.score_weight": _SHARE,
+    "model.blocks": _BLOCKS,
     "model.feature_norm": _one_of("none", "standard"),
+    "model.last": _whole(1),
     "model.n_components": _whole(1),
     "model.order": _one_of("centre_last", "natural"),
     "model.pool": _one_of("mean", "max", "p90"),
+    "model.width": _POSITIVE,
     "optimizer.beta2": _RATE,
     "optimizer.eps": _POSITIVE,
     "selection.settings": _one_of("named", "published", "label_free", "oracle"),

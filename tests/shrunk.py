@@ -7,6 +7,7 @@ import copy
 import functools
 from pathlib import Path
 
+import hydra
 import torch
 
 from asdgan import settings
@@ -18,7 +19,11 @@ NAMES = sorted(path.stem for path in (settings.CONF / "model").glob("*.yaml"))
 SMALL = ("dataset=folder", "dataset.root=unused", "features.mels=16", "windows.frames=3")
 # Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
 # its alignment, and with it which kernel multiplies its matrices.
-SMALLER = {"model.hidden_width": 16}
+SMALLER = {
+    "model.hidden_width": 16,
+    "model.blocks": [[1, 16, 1, 1], [2, 24, 2, 2]],
+    "model.last": 32,
+}
 
 
 class Recording:
@@ -45,6 +50,12 @@ def compose(name: str, *overrides: str):
     return config
 
 
+STACKABLE = [
+    name for name in NAMES
+    if hydra.utils.get_class(compose(name).model._target_).stackable
+]  # fmt: skip
+
+
 def detector_of(config, dtype=torch.float32):
     """The detector, prepared on noise of its windows' shape, its optimisers made."""
     detector = settings.build(config).to(dtype)
@@ -67,10 +78,12 @@ def learn(detector, windows: torch.Tensor, steps: range, change=None):
     """Some steps on the same windows; the losses of each."""
     uniforms, normals = detector.noise_columns()
     noise = Noise(detector.seeds, uniforms=uniforms if detector._drops else 0, normals=normals)
+    source = windows_of()
+    picks = 4 * torch.arange(windows.shape[-2]) % len(source)  # from every clip
     losses = []
     for step in steps:
         draw = noise.draw(step, windows.shape[-2], like=windows)
-        batch = Batch(windows, torch.arange(windows.shape[-2]), None, step)
+        batch = Batch(windows, picks, source, step)
         losses.append(detector.learn(batch, draw))
         if change is not None:
             change(detector)

@@ -7,14 +7,10 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
-from shrunk import NAMES, compose, detector_of, learn, windows_of
+from shrunk import NAMES, STACKABLE, compose, detector_of, learn, windows_of
 
 from asdgan import settings
 
-STACKABLE = [
-    name for name in NAMES
-    if hydra.utils.get_class(compose(name).model._target_).stackable
-]  # fmt: skip
 WINDOWS = torch.randn(16, 48, generator=torch.Generator().manual_seed(5))
 # Of an even number of windows as many may lie above an output as below it: then the L1 loss gives
 # its bias no gradient, the discriminator's batch statistics give it rounding alone, and Adam turns
