@@ -341,7 +341,6 @@ def _read(
     rows = []
     for place, (lane, signature) in enumerate(named.items()):
         areas = {name: of[place] for name, of in judged.items()}
-        primary = areas.get(detector.primary, metrics.judge([[]], [], [])[0])
         setting = stack.settings(lane, epochs)
         rows.append(
             {
@@ -355,14 +354,7 @@ def _read(
                 "seed": setting["seed"],
                 "epochs": epochs,
                 "selection": OmegaConf.to_container(stack.config.selection),
-                "primary": detector.primary,
-                "auc": primary["auc"],
-                "pauc": primary["pauc"],
-                "sections": primary["sections"],
-                "clips": primary["clips"],
-                "components": {
-                    name: {"auc": of["auc"], "pauc": of["pauc"]} for name, of in areas.items()
-                },
+                **areas_of(areas, detector.primary),
                 "train_clips": material.train_clips,
                 "test_clips": len(clips),
                 "losses": _losses(detector, lane),
@@ -370,8 +362,7 @@ def _read(
                 "lanes": len(stack.lanes),
                 "device": str(detector.device),
                 "threads": torch.get_num_threads(),
-                "commit": _commit(),
-                "versions": _versions(),
+                **origin(),
                 "flags": _flags(arrays.get(detector.primary), place),
             }
         )
@@ -397,6 +388,23 @@ def _read(
         config=OmegaConf.to_yaml(stack.as_config(), resolve=True),
     )
     return [Kept(row=row, path=path) for row in rows]
+
+
+def areas_of(areas: Mapping[str, Mapping[str, Any]], primary: str) -> dict[str, Any]:
+    """What a row says of what `metrics.judge` found for each component; of none, without clips."""
+    of_primary = areas.get(primary, metrics.judge([[]], [], [])[0])
+    return {
+        "primary": primary,
+        **{key: of_primary[key] for key in (*metrics.AREAS, "sections", "clips")},
+        "components": {
+            name: {area: of[area] for area in metrics.AREAS} for name, of in areas.items()
+        },
+    }
+
+
+def origin() -> dict[str, Any]:
+    """What a row says of the code that made it."""
+    return {"commit": _commit(), "versions": _versions()}
 
 
 def _training_scores(

@@ -106,6 +106,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.n_components": _whole(1),
     "model.order": _one_of("centre_last", "natural"),
     "model.pool": _one_of("mean", "max", "p90"),
+    "model.weight": _SHARE,
     "model.width": _POSITIVE,
     "optimizer.beta2": _RATE,
     "optimizer.eps": _POSITIVE,
@@ -218,6 +219,11 @@ def is_hydras(override: str) -> bool:
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
+def is_ensemble(config: DictConfig) -> bool:
+    """Whether the model of a run puts results of others together (asdgan/ensemble.py)."""
+    return "members" in config.model
+
+
 def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
     """Refuses values out of range, settings a model does not use, and settings that are missing.
 
@@ -236,8 +242,9 @@ def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
     for key, value in plain.items():
         if value == "???" and key not in without:
             wrong.append(f"{key} is missing: set it with {key}=...")
-    used = set(re.findall(r"\$\{(\w+)\}", str(OmegaConf.to_container(config, resolve=False))))
-    used |= {"epochs", "batch"}
+    read = config.model if is_ensemble(config) else config  # an ensemble trains nothing itself
+    used = set(re.findall(r"\$\{(\w+)\}", str(OmegaConf.to_container(read, resolve=False))))
+    used |= set() if is_ensemble(config) else {"epochs", "batch"}
     for key, (rule, holds) in RULES.items():
         if key not in plain:
             continue
@@ -352,12 +359,10 @@ def _targets(tree: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 
 
 
 def _is_model(target: Any) -> bool:  # noqa: ANN401 - any config value
-    """Whether a target is a detector of ours, and no name that its module imported.
+    """Whether a target is a detector or ensemble of ours, and no name that its module imported.
 
     By its beginning alone `asdgan.models.NAME.torch.hub.load` would be one too.
     """
-    from asdgan.detector import Detector
-
     found = re.fullmatch(r"(asdgan\.models\.[a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9]*)", str(target))
     if not found:
         return False
@@ -365,7 +370,7 @@ def _is_model(target: Any) -> bool:  # noqa: ANN401 - any config value
         made = getattr(import_module(found[1]), found[2], None)
     except ModuleNotFoundError:
         return False
-    return isinstance(made, type) and issubclass(made, Detector) and made.__module__ == found[1]
+    return isinstance(made, type) and hasattr(made, "recipe") and made.__module__ == found[1]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import hydra
 import torch
+from omegaconf import OmegaConf
 
 from asdgan import settings
 from asdgan.features import Frames
 from asdgan.lanes import Noise
 from asdgan.windows import Batch, Windows
 
-NAMES = sorted(path.stem for path in (settings.CONF / "model").glob("*.yaml"))
+YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
+ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]
+NAMES = [path.stem for path in YAMLS if path.stem not in ENSEMBLES]
 SMALL = ("dataset=folder", "dataset.root=unused", "features.mels=16", "windows.frames=3")
 # Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
 # its alignment, and with it which kernel multiplies its matrices.

@@ -61,6 +61,7 @@ FORBIDDEN = {
     "score": {"models", "run", "board", "sweep"},
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "job": {"models", "run", "board", "sweep"},
+    "ensemble": {"models", "run", "board", "score", "sweep"},
     "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "data": {"models", "detector", "ledger", "run", "settings", "sweep"},  # a command
     **{
