@@ -256,7 +256,8 @@ def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
         elif not all(holds(one) for one in values):
             wrong.append(f"{key}={_shown(value)}: {rule} is expected")
         elif "." not in key and key not in used and key != "machine":
-            wrong.append(f"{key}={_shown(value)}: {config.detector} has no such setting")
+            hint = " (its members may: model.members.NAME)" if is_ensemble(config) else ""
+            wrong.append(f"{key}={_shown(value)}: {config.detector} has no such setting{hint}")
     wrong += _wrong_features(plain)
     target = plain.get("model._target_", "")
     if not str(target).startswith(MODELS):

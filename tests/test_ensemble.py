@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from shrunk import SMALLER
 
-from asdgan import board, ensemble, job, ledger, run, score, settings, submission
+from asdgan import board, ensemble, ledger, run, score, settings, submission
 from asdgan.choice import Stored
 from asdgan.errors import BadInput
 from asdgan.models.gmade_ensemble import GmadeEnsemble
@@ -182,7 +182,10 @@ def test_scores_without_spread_and_sections_without_training_clips_are_refused()
         ('model.members.gmade=["features.mels=8"]', "model.members.gmade: features.mels=8: all"),
         ('model.members.gmade=["lambda_con=1"]', "model.members.gmade: lambda_con=1: gmade has"),
         ('model.members.gmade=["epoch=1"]', "model.members.gmade: epoch: no such setting"),
-        ("epochs=3", "epochs=3: gmade_ensemble has no such setting"),
+        (
+            "epochs=3",
+            "epochs=3: gmade_ensemble has no such setting (its members",
+        ),
         ("model.weight=1.5", "model.weight=1.5: a number from 0 to 1"),
         ("model.primary=nll", "model.primary=nll is none of the scores combined, gmade, id_class"),
     ],
@@ -211,7 +214,3 @@ def test_a_member_whose_losses_are_not_finite_leaves_no_ensemble(tmp_path):
     with pytest.raises(FloatingPointError, match="no result for fan"):
         put_together(tmp_path, typed)
     assert not list((tmp_path / "runs").glob("fan-gmade_ensemble-*"))
-
-
-def test_recipe_of_the_ensemble_is_its_own(made):
-    assert job.recipe_of(settings.compose(line(made[1]))) == GmadeEnsemble.recipe

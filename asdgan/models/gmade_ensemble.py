@@ -38,6 +38,7 @@ class GmadeEnsemble:
 
     recipe: ClassVar[int] = 1
     stackable: ClassVar[bool] = False
+    prefix_stable: ClassVar[bool] = True
 
     def __init__(
         self, *, seed: int, members: Mapping[str, Sequence[str]], weight: float, primary: str

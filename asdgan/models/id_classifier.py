@@ -136,13 +136,14 @@ class IdClassifier(Detector):
         return super().load_state_dict(state_dict, strict, assign)
 
     def _know(self, names: bytes) -> None:
-        """Takes over sections, and makes the classifier of so many where it is another."""
+        """Takes over sections, and makes a classifier of so many where there is none yet."""
         like = self._like()
         self.sections = tuple(names.decode().split("\n")) if names else ()
         self.spelt = torch.tensor(list(names), dtype=torch.int64, device=like.device)
-        self.head = Linear(self._last, len(self.sections), lanes=(), bias=True)
-        initialise(self.head, **self._filling, place=("head",))
-        self.head.to(like)
+        if self.head is None or self.head.weight.shape[-1] != len(self.sections):
+            self.head = Linear(self._last, len(self.sections), lanes=(), bias=True)
+            initialise(self.head, **self._filling, place=("head",))
+            self.head.to(like)
 
     def classes(self, batch: Batch) -> Tensor:
         """The section that each window is of, by its number among those trained on.
