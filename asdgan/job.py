@@ -163,6 +163,7 @@ def train(
     detector = fit(
         config,
         material.train,
+        scored=() if material.test is None else material.test.sections,
         readings=stack.readings,
         on_reading=read,
         saving=saving,
@@ -180,6 +181,7 @@ def fit(
     config: DictConfig,
     train: "Windows",
     *,
+    scored: Sequence[str] = (),
     readings: Sequence[int] = (),
     on_reading: Callable[[int, "Detector"], None] | None = None,
     saving: Saving | None = None,
@@ -192,6 +194,7 @@ def fit(
     Args:
         config: Of the run; it trains for `config.epochs` epochs.
         train: Windows of the training clips.
+        scored: Sections of the clips that will be scored.
         readings: Numbers of epochs at which `on_reading` is called.
         on_reading: Given the epochs done and the detector, which it must leave as it is.
         saving: Where its checkpoint is kept and what it may go on from; None for neither.
@@ -209,7 +212,7 @@ def fit(
     pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
     detector = settings.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
-    detector.prepare(train)
+    detector.prepare(train, scored)
     numbers, held = _held_out(config, train)
     found = _found(saving)
     first_epoch, first_block = (found.epoch, found.block) if found else (0, 0)

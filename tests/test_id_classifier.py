@@ -109,6 +109,8 @@ def test_a_section_that_was_not_trained_on_is_refused(section):
     detector = detector_of(SHRUNK)
     with pytest.raises(BadInput, match=f"sections 00, 01 and has no class for '{section}', which"):
         detector.score_clips(windows_by("00", section))
+    with pytest.raises(BadInput, match=f"sections 00, 01 and has no class for '{section}', which"):
+        detector.prepare(windows_by("00", "01"), ["00", section])
 
 
 def test_running_statistics_are_plain_averages_first_and_then_keras_share():

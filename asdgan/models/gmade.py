@@ -115,7 +115,7 @@ class Gmade(Detector):
         means = torch.special.ndtri(middles).repeat_interleave(self._numbers)
         output.bias[..., : len(means)] += means.to(output.bias)
 
-    def prepare(self, windows: Windows) -> None:
+    def prepare(self, windows: Windows, scored: Sequence[str] = ()) -> None:
         """Fits the standardisation."""
         if self.scale is not None:
             self.scale.fit(windows.frames)

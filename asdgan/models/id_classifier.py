@@ -111,11 +111,11 @@ class IdClassifier(Detector):
 
     # Sections ---------------------------------------------------------------------------------
 
-    def prepare(self, windows: Windows) -> None:
+    def prepare(self, windows: Windows, scored: Sequence[str] = ()) -> None:
         """Learns which sections there are, and fits the standardisation.
 
         Raises:
-            BadInput: All clips are of one section.
+            BadInput: All clips are of one section, or others than theirs will be scored.
         """
         sections = sorted(set(windows.sections))
         if len(sections) < 2:
@@ -125,6 +125,7 @@ class IdClassifier(Detector):
                 "model"
             )
         self._know("\n".join(sections).encode())
+        self._numbers(scored)
         if self.scale is not None:
             self.scale.fit(windows.frames)
 
@@ -145,23 +146,30 @@ class IdClassifier(Detector):
             initialise(self.head, **self._filling, place=("head",))
             self.head.to(like)
 
+    def _numbers(self, sections: Sequence[str]) -> list[int]:
+        """Each section by its number among those trained on.
+
+        Raises:
+            BadInput: A section that was not trained on.
+        """
+        numbers = {name: number for number, name in enumerate(self.sections)}
+        if unknown := set(sections) - numbers.keys():
+            said = ", ".join(repr(name) for name in sorted(unknown))
+            raise BadInput(
+                f"id_classifier trains on the sections {', '.join(self.sections)} and has no "
+                f"class for {said}, which a clip's name or --section says; name one of these, "
+                "leave such clips out, or train on them too (dataset.train=both)"
+            )
+        return [numbers[section] for section in sections]
+
     def classes(self, batch: Batch) -> Tensor:
         """The section that each window is of, by its number among those trained on.
 
         Raises:
             BadInput: A section that was not trained on.
         """
-        numbers = {name: number for number, name in enumerate(self.sections)}
-        of_clip = batch.source.sections
-        clips = batch.clip.tolist()
-        if unknown := {of_clip[clip] for clip in set(clips)} - numbers.keys():
-            said = ", ".join(repr(name) for name in sorted(unknown))
-            raise BadInput(
-                f"id_classifier was trained on the sections {', '.join(self.sections)} and has no "
-                f"class for {said}, which a clip's name or --section says; name one of these, "
-                "leave such clips out, or train on them too (dataset.train=both)"
-            )
-        return torch.tensor([numbers[of_clip[clip]] for clip in clips], device=self.spelt.device)
+        of_windows = [batch.source.sections[clip] for clip in batch.clip.tolist()]
+        return torch.tensor(self._numbers(of_windows), device=self.spelt.device)
 
     # Learning and scoring ---------------------------------------------------------------------
 
@@ -179,7 +187,8 @@ class IdClassifier(Detector):
         if self.scale is not None:
             x = self.scale(x)
         image = x.view(-1, 1, *self._shape).expand(-1, 3, -1, -1)
-        found = self.body(image.contiguous(memory_format=torch.channels_last)).mean((-2, -1))
+        image = image.contiguous(memory_format=torch.channels_last)  # half again as fast on a CPU
+        found = self.body(image).mean((-2, -1))
         keep = None if draw is None else kept(self.dropping, draw, self._last)
         return self.head(found if keep is None else found * keep)
 
