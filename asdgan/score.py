@@ -185,7 +185,8 @@ def scorer(stored: Stored) -> Scorer | Together:
         if place is None:
             raise BadInput(
                 f"{stored.result.path}: its member {name} (point {member['signature']}) is not "
-                f"below {runs} any more; run the ensemble again with another outputs=..."
+                f"below {runs} any more; train it again with the same settings, or all of it with "
+                "another outputs=..."
             )
         result = ledger.read(place[0])
         names = [own["signature"] for own in result.own]
