@@ -125,6 +125,17 @@ class Detector(pl.LightningModule):
         """Columns of uniform noise (dropout) and of normal noise that one step takes."""
         raise NotImplementedError
 
+    def prepare(self, windows: Windows, scored: Sequence[str] = ()) -> None:
+        """What must be known of the training clips before the first step, kept in buffers.
+
+        Called with parameters in the dtype of training, before a checkpoint is taken up.
+
+        Args:
+            windows: Of the training clips.
+            scored: Sections of the clips that will be scored, as far as they are known: what
+                cannot be scored is refused now, not after hours.
+        """
+
     def between_blocks(self) -> None:
         """What may wait for the host: called after each block of minibatches."""
 

@@ -165,6 +165,7 @@ def train(
     detector = fit(
         config,
         material.train,
+        scored=() if material.test is None else material.test.sections,
         readings=stack.readings,
         on_reading=read,
         saving=saving,
@@ -182,6 +183,7 @@ def fit(
     config: DictConfig,
     train: "Windows",
     *,
+    scored: Sequence[str] = (),
     readings: Sequence[int] = (),
     on_reading: Callable[[int, "Detector"], None] | None = None,
     saving: Saving | None = None,
@@ -194,6 +196,7 @@ def fit(
     Args:
         config: Of the run; it trains for `config.epochs` epochs.
         train: Windows of the training clips.
+        scored: Sections of the clips that will be scored.
         readings: Numbers of epochs at which `on_reading` is called.
         on_reading: Given the epochs done and the detector, which it must leave as it is.
         saving: Where its checkpoint is kept and what it may go on from; None for neither.
@@ -211,6 +214,7 @@ def fit(
     pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
     detector = settings.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
+    detector.prepare(train, scored)
     numbers, held = _held_out(config, train)
     detector.fit_scaling(train, numbers)
     found = _found(saving)
@@ -343,7 +347,6 @@ def _read(
     rows = []
     for place, (lane, signature) in enumerate(named.items()):
         areas = {name: of[place] for name, of in judged.items()}
-        primary = areas.get(detector.primary, metrics.judge([[]], [], [])[0])
         setting = stack.settings(lane, epochs)
         measured = health.of_lane(detector.history, lane)
         rows.append(
@@ -358,14 +361,7 @@ def _read(
                 "seed": setting["seed"],
                 "epochs": epochs,
                 "selection": OmegaConf.to_container(stack.config.selection),
-                "primary": detector.primary,
-                "auc": primary["auc"],
-                "pauc": primary["pauc"],
-                "sections": primary["sections"],
-                "clips": primary["clips"],
-                "components": {
-                    name: {"auc": of["auc"], "pauc": of["pauc"]} for name, of in areas.items()
-                },
+                **areas_of(areas, detector.primary),
                 "train_clips": material.train_clips,
                 "test_clips": len(clips),
                 "left_out": [
@@ -378,8 +374,7 @@ def _read(
                 "lanes": len(stack.lanes),
                 "device": str(detector.device),
                 "threads": torch.get_num_threads(),
-                "commit": _commit(),
-                "versions": _versions(),
+                **origin(),
                 "flags": [
                     *_flags(material, arrays.get(detector.primary), place),
                     *health.verdict(measured, setting.get("latent", 0)),
@@ -409,6 +404,23 @@ def _read(
         config=OmegaConf.to_yaml(stack.as_config(), resolve=True),
     )
     return [Kept(row=row, path=path) for row in rows]
+
+
+def areas_of(areas: Mapping[str, Mapping[str, Any]], primary: str) -> dict[str, Any]:
+    """What a row says of what `metrics.judge` found for each component; of none, without clips."""
+    of_primary = areas.get(primary, metrics.judge([[]], [], [])[0])
+    return {
+        "primary": primary,
+        **{key: of_primary[key] for key in (*metrics.AREAS, "sections", "clips")},
+        "components": {
+            name: {area: of[area] for area in metrics.AREAS} for name, of in areas.items()
+        },
+    }
+
+
+def origin() -> dict[str, Any]:
+    """What a row says of the code that made it."""
+    return {"commit": _commit(), "versions": _versions()}
 
 
 def _training_scores(

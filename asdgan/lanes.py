@@ -154,12 +154,15 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (*lanes, windows, inputs), or (windows, inputs) shared by all lanes, mapped."""
-        if self.weight.dim() == 2:
-            return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
-        x = x.expand(self.weight.shape[0], *x.shape[-2:])
-        if self.bias is None:
-            return torch.bmm(x, self.weight)
-        return torch.baddbmm(self.bias, x, self.weight)
+        return affine(x, self.weight, self.bias)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The affine map of `Linear`, by parameters of its shapes."""
+    if weight.dim() == 2:
+        return x @ weight if bias is None else torch.addmm(bias, x, weight)
+    x = x.expand(weight.shape[0], *x.shape[-2:])
+    return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
 
 
 def rectified(x: Tensor, slope: float) -> Tensor:
@@ -288,7 +291,7 @@ def fresh(
     """New values for every parameter of a module, as one lane, in the order of `parameters()`.
 
     Args:
-        module: Made of `Linear` and `Norm`.
+        module: Made of `Linear` and `Norm`, or of torch's `Conv2d` and `BatchNorm2d`.
         init: `glorot_uniform` (Keras' default) or `normal` (DCGAN's: weights N(0, std), scales
             of a norm N(1, std)); biases start at 0 in both.
         std: For `normal`.
@@ -301,17 +304,17 @@ def fresh(
     generator = torch.Generator().manual_seed(key_of(seed, "init", init, *place))
     values = []
     for layer in module.modules():
-        if isinstance(layer, Linear):
-            shape = layer.weight.shape[-2:]
+        if isinstance(layer, Linear | nn.Conv2d):
+            shape = layer.weight.shape[-2:] if isinstance(layer, Linear) else layer.weight.shape
             if init == "glorot_uniform":
-                limit = math.sqrt(6 / sum(shape))
+                limit = math.sqrt(6 / (sum(shape[:2]) * math.prod(shape[2:])))
                 drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
                 values.append((2 * drawn - 1) * limit)
             else:
                 values.append(torch.randn(shape, generator=generator, dtype=torch.float64) * std)
             if layer.bias is not None:
                 values.append(torch.zeros(layer.bias.shape[-2:], dtype=torch.float64))
-        elif isinstance(layer, Norm):
+        elif isinstance(layer, Norm | nn.BatchNorm2d):
             shape = layer.weight.shape[-2:]
             scale = torch.ones(shape, dtype=torch.float64)
             if init == "normal":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from asdgan.lanes import Draw, Linear, Norm, kept, rectified
+from asdgan.lanes import Draw, Linear, Norm, affine, kept, rectified
 
 VECTOR = 32  # float32 numbers that a kernel of torch takes at once, at most (two of AVX-512)
 CODES = {"bn_relu": "norm", "linear": "linear"}  # `latent_activation` as a layer's `output`
@@ -27,6 +27,27 @@ def in_whole_vectors(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if x.dim() < 3 or not rest:
         return function(x)
     return function(nn.functional.pad(x, (0, 0, 0, rest)))[..., :windows, :]
+
+
+class Masked(Linear):
+    """A linear map some of whose weights are not there: neither values nor gradients pass.
+
+    Args:
+        mask: Shape (inputs, outputs), 1 where there is a weight and 0 where there is none.
+        lanes: Leading shape of the parameters.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, *, lanes: tuple[int, ...]) -> None:
+        """Makes zero parameters; `lanes.initialise` fills them as if all were there."""
+        inputs, outputs = mask.shape
+        super().__init__(inputs, outputs, lanes=lanes, bias=True)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Linear`."""
+        return affine(x, self.weight * self.mask, self.bias)
 
 
 class Dense(nn.Module):
@@ -68,19 +89,11 @@ class PlainDense(nn.Module):
 
     dropout: Tensor
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        *,
-        lanes: tuple[int, ...],
-        dropout: Tensor,
-        slope: float = 0.0,
-    ) -> None:
-        """Makes zero weights; `lanes.initialise` fills them."""
+    def __init__(self, linear: Linear, *, dropout: Tensor, slope: float = 0.0) -> None:
+        """Takes the linear map."""
         super().__init__()
         self._slope = slope
-        self.linear = Linear(inputs, outputs, lanes=lanes, bias=True)
+        self.linear = linear
         self.register_buffer("dropout", dropout, persistent=False)
 
     def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
@@ -106,6 +119,23 @@ def last_layer(
         return Dense(inputs, outputs, lanes=lanes, dropout=None, bias=bias)
     kind = {"linear": Linear, "tanh": Squashed}[output]
     return kind(inputs, outputs, lanes=lanes, bias=True)
+
+
+def hidden_layer(
+    inputs: int,
+    outputs: int,
+    *,
+    lanes: tuple[int, ...],
+    dropout: Tensor,
+    norm: bool,
+    bias: bool = False,
+    slope: float = 0.0,
+) -> nn.Module:
+    """A `Dense`, or without `norm` a `PlainDense`, which always has a bias."""
+    if norm:
+        return Dense(inputs, outputs, lanes=lanes, dropout=dropout, bias=bias, slope=slope)
+    linear = Linear(inputs, outputs, lanes=lanes, bias=True)
+    return PlainDense(linear, dropout=dropout, slope=slope)
 
 
 def through(layer: nn.Module, x: Tensor, draw: Draw | None) -> Tensor:
@@ -144,13 +174,10 @@ class Perceptron(nn.Module):
         """Makes zero weights; `lanes.initialise` fills them."""
         super().__init__()
         widths = [inputs, *hidden]
-        layers: list[nn.Module] = []
-        for i, o in zip(widths, hidden, strict=False):
-            if norm:
-                layers.append(Dense(i, o, lanes=lanes, dropout=dropout, bias=bias, slope=slope))
-            else:
-                layers.append(PlainDense(i, o, lanes=lanes, dropout=dropout, slope=slope))
-        self.hidden = nn.ModuleList(layers)
+        shared = {"lanes": lanes, "dropout": dropout, "norm": norm, "bias": bias, "slope": slope}
+        self.hidden = nn.ModuleList(
+            hidden_layer(i, o, **shared) for i, o in zip(widths, hidden, strict=False)
+        )
         self.output = last_layer(output, widths[-1], outputs, lanes=lanes, bias=bias)
         self.dropped = sum(hidden)  # columns of uniform noise that one pass takes
 

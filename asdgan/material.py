@@ -174,9 +174,8 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
             threads=_threads(config),
             on_clip=advance,
         )
-        windows[split] = Windows(
-            frames, part, length=config.windows.frames, stride=config.windows.stride
-        )
+        stride = config.windows.stride if split == "train" else test_stride(config)
+        windows[split] = Windows(frames, part, length=config.windows.frames, stride=stride)
         lengths |= zip(part, frames.starts.diff().tolist(), strict=True)
     _say_lengths(machine_type, lengths, log_mel)
     train = windows["train"]
@@ -229,6 +228,11 @@ def _say_lengths(machine_type: str, lengths: Mapping[clips.Clip, int], settings:
             "%s: %d clips of another length than most, %s first: %s",
             machine_type, len(others), printable(others[0].name), odd.length_said(*seconds),
         )  # fmt: skip
+
+
+def test_stride(config: DictConfig) -> int:
+    """Frames between the starts of neighbouring windows of a test clip; old configs say none."""
+    return config.windows.get("test_stride") or config.windows.stride
 
 
 def usable_cores() -> int:

@@ -18,7 +18,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from asdgan import job, ledger, material, metrics, settings, terminal
+from asdgan import ensemble, job, ledger, material, metrics, settings, terminal
 from asdgan.errors import BadInput
 from asdgan.job import Kept
 from asdgan.sweep import drive, elsewhere, grid
@@ -42,11 +42,7 @@ def run(config: DictConfig) -> list[Kept]:
         FloatingPointError: A machine type has no result; the others have theirs.
         SystemExit: Asked to stop by a signal; the next call goes on from there.
     """
-    import torch
-
-    outputs = Path(config.outputs)
     job.quiet_libraries()
-    torch.set_num_threads(job.threads_of(config, 1, material.usable_cores()))
     kept: list[Kept] = []
     failures: list[str] = []
     logger = _logger(config)
@@ -63,32 +59,54 @@ def run(config: DictConfig) -> list[Kept]:
 
         root = material.root_of(config, counter)
         for machine_type in material.machine_types_of(config.machine, root, config):
-            heard = material.listen(config, root, machine_type, counter)
-            point = job.alone(config, heard)
-            found = ledger.find(outputs / "runs", point.signature(0, config.epochs))
-            if found is not None:
-                log.info("%s: done before, read back from %s", machine_type, found[0])
-                kept.append(Kept(row=found[1], path=found[0]))
-                continue
-            steps = job.steps_of(config, heard.train, config.epochs)
-            training = counter(f"{machine_type}: {config.detector}", steps)
-            rows = job.train(point, heard, outputs=outputs, logger=logger, on_steps=training)
-            kept += rows
-            if not rows:
-                log.error(
-                    "%s: losses of %s were not finite, so there is no result; its record is in "
-                    "%s; a lower lr may help",
-                    machine_type,
-                    config.detector,
-                    outputs / "runs" / point.folder,
-                )
+            if settings.is_ensemble(config):
+                trained = functools.partial(_point, root, machine_type, None, counter)
+                one = ensemble.put_together(config, root, machine_type, trained, counter)
+            else:
+                one = _point(root, machine_type, logger, counter, config)
+            if one is None:
                 failures.append(machine_type)
+            else:
+                kept.append(one)
     _conclude(kept, failures, logger)
     if failures:
         raise FloatingPointError(
             f"no result for {', '.join(failures)}; the other types have theirs"
         )
     return kept
+
+
+def _point(
+    root: Path,
+    machine_type: str,
+    logger: Any,  # noqa: ANN401 - a Lightning logger
+    counter: Callable[[str, int], Callable[..., None]],
+    config: DictConfig,
+) -> Kept | None:
+    """The result of a point, read back or trained; None where it has none, which is said."""
+    import torch
+
+    torch.set_num_threads(job.threads_of(config, 1, material.usable_cores()))
+    outputs = Path(config.outputs)
+    heard = material.listen(config, root, machine_type, counter)
+    point = job.alone(config, heard)
+    found = ledger.find(outputs / "runs", point.signature(0, config.epochs))
+    if found is not None:
+        log.info("%s: %s done before, read back from %s", machine_type, config.detector, found[0])
+        return Kept(row=found[1], path=found[0])
+    steps = job.steps_of(config, heard.train, config.epochs)
+    training = counter(f"{machine_type}: {config.detector}", steps)
+    rows = job.train(point, heard, outputs=outputs, logger=logger, on_steps=training)
+    if rows:
+        return rows[0]
+    log.error(
+        "%s: losses of %s were not finite, so there is no result; its record is in %s; a lower "
+        "lr may help",
+        machine_type,
+        config.detector,
+        outputs / "runs" / point.folder,
+    )
+    return None
 
 
 def _logger(config: DictConfig) -> Any:  # noqa: ANN401 - a Lightning logger

@@ -68,6 +68,11 @@ class Scorer:
     machine_type: str
     channel: int = 1
 
+    @property
+    def recipe(self) -> int:
+        """Of the model, as it is now."""
+        return self.detector.recipe
+
     def score(self, path: Path, section: str | None = None) -> float:
         """The primary anomaly score of a wav; the run's own, for a clip that it scored.
 
@@ -84,7 +89,7 @@ class Scorer:
         from asdgan.features import Frames, clip_frames
         from asdgan.windows import Windows
 
-        clip = self._clip(path, section)
+        clip = self.clip(path, section)
         frames = clip_frames(clip, self.features)
         windows = Windows(
             Frames(frames, torch.tensor([0, len(frames)])),
@@ -98,7 +103,8 @@ class Scorer:
             raise BadInput(f"{path}: its score is {value}; is it a recording of this machine?")
         return value
 
-    def _clip(self, path: Path, section: str | None) -> clips.Clip:
+    def clip(self, path: Path, section: str | None) -> clips.Clip:
+        """What a wav's name says, by the release's grammar, or what is said instead."""
         parts, grammar = path.absolute().parts, GRAMMARS.get(self.release)
         tails = ["/".join(parts[-n:]) for n in (2, 3)] if grammar else []  # from a split's folder
         of_name = next((said for tail in tails if grammar and (said := grammar.read(tail))), None)
@@ -117,13 +123,79 @@ class Scorer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """An ensemble (asdgan/ensemble.py): its members score a clip each.
+
+    Attributes:
+        members: By name.
+        standards: Of each member: mean and standard deviation of normal clips, by section.
+        made: Of the ensemble's settings: combines standardised scores.
+    """
+
+    members: Mapping[str, Scorer]
+    standards: Mapping[str, Mapping[str, Sequence[float]]]
+    made: Any
+
+    @property
+    def recipe(self) -> int:
+        """Of the ensemble, as it is now."""
+        return self.made.recipe
+
+    def score(self, path: Path, section: str | None = None) -> float:
+        """As of a single run.
+
+        Raises:
+            BadInput: As there, or no training clip was of the wav's section.
+        """
+        from asdgan.ensemble import standardised
+
+        scores = {}
+        for name, member in self.members.items():
+            of = [member.clip(path, section).section]
+            raw = np.array([member.score(path, section)])
+            scores[name] = standardised(raw, of, self.standards[name])
+        return float(self.made.combine(scores)[self.made.primary][0])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Scores wavs; gives the exit code: 1 where one was bad, 2 for what the user can mend."""
     bad: list[str] = []
     return answer("asdgan.score", lambda: bad.extend(_score(_arguments(argv)))) or int(bool(bad))
 
 
-def scorer(stored: Stored) -> Scorer:
+def scorer(stored: Stored) -> Scorer | Together:
+    """The detector of a point, or those of an ensemble, built again.
+
+    Raises:
+        BadInput: As `single`, or a member of the ensemble is gone.
+        Damaged: Likewise.
+    """
+    if "members" not in stored.row:
+        return single(stored)
+    from omegaconf import DictConfig, OmegaConf
+
+    from asdgan import settings
+
+    config = OmegaConf.create(ledger.read_config(stored.result))
+    assert isinstance(config, DictConfig)  # the ledger vouches for what was written
+    runs, found = stored.result.path.parent.parent, {}
+    for name, member in stored.row["members"].items():
+        place = ledger.find(runs, member["signature"])
+        if place is None:
+            raise BadInput(
+                f"{stored.result.path}: its member {name} (point {member['signature']}) is not "
+                f"below {runs} any more; train it again with the same settings, or all of it with "
+                "another outputs=..."
+            )
+        result = ledger.read(place[0])
+        names = [own["signature"] for own in result.own]
+        found[name] = single(Stored(place[1], result, names.index(member["signature"])))
+    known = {name: member["standards"] for name, member in stored.row["members"].items()}
+    return Together(found, known, settings.build(config))
+
+
+def single(stored: Stored) -> Scorer:
     """The detector of a point, built again.
 
     Its settings may come from anywhere: only detectors of this package are built from them.
@@ -135,7 +207,7 @@ def scorer(stored: Stored) -> Scorer:
     import torch
     from safetensors.torch import load
 
-    from asdgan import job, settings
+    from asdgan import job, material, settings
 
     row, result, _ = stored
     data, text = ledger.read_weights(result), ledger.read_config(result)
@@ -155,7 +227,7 @@ def scorer(stored: Stored) -> Scorer:
             detector=settings.build(config),
             features=LogMel(**config.features),
             frames=config.windows.frames,
-            stride=config.windows.stride,
+            stride=material.test_stride(config),
             release=row["release"],
             machine_type=row["machine_type"],
             channel=config.dataset.get("channel") or 1,
@@ -236,10 +308,10 @@ def _score(asked: argparse.Namespace) -> list[str]:
     except Damaged as error:
         raise BadInput(f"{error}; run that point again") from None
     row = made.stored.row
-    if ready.detector.recipe != row["recipe"]:
+    if ready.recipe != row["recipe"]:
         notes.append(
             f"trained by recipe {row['recipe']} of {row['model']}, scored by recipe "
-            f"{ready.detector.recipe}: the threshold may not fit; train again"
+            f"{ready.recipe}: the threshold may not fit; train again"
         )
     paths = list(_wavs(asked.clips))
     torch.set_num_threads(1)  # a clip is too little for a second one
@@ -327,7 +399,7 @@ def _wavs(given: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
 def _line(
     path: Path,
     problem: str | None,
-    ready: Scorer,
+    ready: Scorer | Together,
     section: str | None,
     known: NDArray[np.float64] | None,
     limit: Threshold | None,

@@ -19,7 +19,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -68,6 +68,15 @@ _COUNT = (
 )
 _FLAG = ("true or false", lambda v: isinstance(v, bool))
 
+_BLOCKS = (
+    "a list of blocks, each [expansion, channels, repeats, stride]",
+    lambda v: (
+        isinstance(v, list)
+        and len(v) > 0
+        and all(isinstance(b, list) and len(b) == 4 and all(map(_whole(1)[1], b)) for b in v)
+    ),
+)
+
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epochs": _whole(1),
     "batch": _whole(2),
@@ -86,6 +95,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "windows.feature_norm": (
         "standard, minmax or null", lambda v: v in (None, "standard", "minmax"),
     ),
+    "windows.test_stride": _whole(1),
     "windows.val_split": _one_of("none", "keras_tail", "random_clips"),
     "windows.val_fraction": ("a number between 0 and 1", lambda v: _number(v) and 0 < v < 1),
     "windows.val_seed": _whole(0),
@@ -93,6 +103,10 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.init_std": _POSITIVE,
     "model.rebirth_below": _WEIGHT,
     "model.score_weight": _SHARE,
+    "model.blocks": _BLOCKS,
+    "model.last": _whole(1),
+    "model.n_components": _whole(1),
+    "model.frame_order": _one_of("centre_last", "natural"),
     "model.pool": _one_of("mean", "max", "p90"),
     "model.latent_activation": _one_of("bn_relu", "linear"),
     "model.output_activation": _one_of("linear", "tanh"),
@@ -114,6 +128,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.disc_score": _one_of("features", "cross_entropy"),
     "model.dropout_in": _one_of("all", "discriminator"),
     "model.ema": _RATE,
+    "model.weight": _SHARE,
+    "model.width": _POSITIVE,
     "optimizer.beta2": _RATE,
     "optimizer.eps": _POSITIVE,
     "selection.settings": _one_of("named", "published", "label_free", "oracle"),
@@ -226,6 +242,11 @@ def is_hydras(override: str) -> bool:
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
+def is_ensemble(config: DictConfig) -> bool:
+    """Whether the model of a run puts results of others together (asdgan/ensemble.py)."""
+    return "members" in config.model
+
+
 def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
     """Refuses values out of range, settings a model does not use, and settings that are missing.
 
@@ -244,8 +265,9 @@ def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
     for key, value in plain.items():
         if value == "???" and key not in without:
             wrong.append(f"{key} is missing: set it with {key}=...")
-    used = set(re.findall(r"\$\{(\w+)\}", str(OmegaConf.to_container(config, resolve=False))))
-    used |= {"epochs", "batch"}
+    read = config.model if is_ensemble(config) else config  # an ensemble trains nothing itself
+    used = set(re.findall(r"\$\{(\w+)\}", str(OmegaConf.to_container(read, resolve=False))))
+    used |= set() if is_ensemble(config) else {"epochs", "batch"}
     for key, (rule, holds) in RULES.items():
         if key not in plain:
             continue
@@ -257,7 +279,8 @@ def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
         elif not all(holds(one) for one in values):
             wrong.append(f"{key}={_shown(value)}: {rule} is expected")
         elif "." not in key and key not in used and key != "machine":
-            wrong.append(f"{key}={_shown(value)}: {config.detector} has no such setting")
+            hint = " (its members may: model.members.NAME)" if is_ensemble(config) else ""
+            wrong.append(f"{key}={_shown(value)}: {config.detector} has no such setting{hint}")
     wrong += _wrong_features(plain)
     target = plain.get("model._target_", "")
     if not str(target).startswith(MODELS):
@@ -332,7 +355,8 @@ def build(config: DictConfig) -> "Detector":
     """The detector that the settings describe; a stack where `seed` is a list.
 
     Raises:
-        BadInput: A target outside asdgan.models and the named optimisers.
+        BadInput: A target outside asdgan.models and the named optimisers, or what the detector
+            itself cannot use.
     """
     model = OmegaConf.to_container(config.model, resolve=True)
     for key, value in _targets(model, "model"):
@@ -341,7 +365,12 @@ def build(config: DictConfig) -> "Detector":
         if key != "model._target_" and value not in TARGETS:
             raise BadInput(f"{key}={value}: only {', '.join(TARGETS)} is built beside a model")
     # Hydra writes what it resolves into the tree that it reads, and `identity` reads that too.
-    detector = hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
+    try:
+        detector = hydra.utils.instantiate(copy.deepcopy(config).model, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, BadInput):
+            raise error.__cause__ from None
+        raise
     if how := config.windows.get("feature_norm"):
         detector.scale_windows(how, config.windows.frames * config.features.mels)
     return detector
@@ -357,12 +386,10 @@ def _targets(tree: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 
 
 
 def _is_model(target: Any) -> bool:  # noqa: ANN401 - any config value
-    """Whether a target is a detector of ours, and no name that its module imported.
+    """Whether a target is a detector or ensemble of ours, and no name that its module imported.
 
     By its beginning alone `asdgan.models.NAME.torch.hub.load` would be one too.
     """
-    from asdgan.detector import Detector
-
     found = re.fullmatch(r"(asdgan\.models\.[a-z][a-z0-9_]*)\.([A-Za-z][A-Za-z0-9]*)", str(target))
     if not found:
         return False
@@ -370,7 +397,7 @@ def _is_model(target: Any) -> bool:  # noqa: ANN401 - any config value
         made = getattr(import_module(found[1]), found[2], None)
     except ModuleNotFoundError:
         return False
-    return isinstance(made, type) and issubclass(made, Detector) and made.__module__ == found[1]
+    return isinstance(made, type) and hasattr(made, "recipe") and made.__module__ == found[1]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

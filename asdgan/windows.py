@@ -73,11 +73,17 @@ class Windows:
         """Numbers in one window: frames times mels, frame-major (frame 0's mels first)."""
         return self._length * self._mels
 
+    @property
+    def frames(self) -> Tensor:
+        """The frames of all clips, shape (frames, mels); not a copy."""
+        count = self._rows.shape[0] + self._length - 1
+        return self._rows.as_strided((count, self._mels), (self._mels, 1))
+
     def to(self, device: torch.device | str) -> "Windows":
         """Moves the frames to a device where they fit into half of what is free there."""
         device = torch.device(device)
         if device.type == "cuda" and self._rows.device.type == "cpu":
-            values = self._rows.as_strided((self._frame_count(), self._mels), (self._mels, 1))
+            values = self.frames
             free, _ = torch.cuda.mem_get_info(device)
             if values.nbytes * 2 < free:
                 self._rows = self._seen_as_rows(values.to(device))
@@ -90,19 +96,16 @@ class Windows:
 
     def frames_of(self, picks: Tensor, piece: int = 1 << 16) -> Iterator[Tensor]:
         """The frames that windows of numbers `picks` see, each once: pieces (frames, mels)."""
-        seen = torch.zeros(self._frame_count(), dtype=torch.bool)
+        values = self.frames
+        seen = torch.zeros(len(values), dtype=torch.bool)
         for i in range(self._length):
             seen[self.starts[picks] + i] = True
-        values = self._rows.as_strided((len(seen), self._mels), (self._mels, 1))
         for numbers in seen.nonzero().squeeze(-1).split(piece):
             yield values.index_select(0, numbers.to(values.device))
 
     def _seen_as_rows(self, values: Tensor) -> Tensor:
         rows = values.shape[0] - self._length + 1
         return values.as_strided((rows, self._length * self._mels), (self._mels, 1))
-
-    def _frame_count(self) -> int:
-        return self._rows.shape[0] + self._length - 1
 
 
 @dataclass(frozen=True, slots=True)

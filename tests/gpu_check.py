@@ -5,8 +5,8 @@
 Needs a CUDA device and nothing else: the demo plant is made in a temporary folder. Exits with 1
 where a claim fails. What is claimed:
 
-1. Every detector of conf/model/, without noise: losses of its first step, and clip scores from
-   equal weights, agree with a CPU's in float64 to 1e-9.
+1. Every stackable detector of conf/model/, without noise: losses of its first step, and clip
+   scores from equal weights, agree with a CPU's in float64 to 1e-9.
 2. A stack on the GPU gives the same bits in a second run, and when it is stopped after any of
    its blocks and goes on from its checkpoint.
 3. A lane is the same bit for bit whichever lanes stand beside it in a stack of 8.
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 import torch
-from shrunk import NAMES
+from shrunk import STACKABLE
 
 from asdgan import job, ledger, material, settings
 from asdgan.errors import Stopped
@@ -209,7 +209,7 @@ def main():
         return 1
     job.quiet_libraries()
     print(torch.__version__, torch.cuda.get_device_name())
-    for name in NAMES:
+    for name in STACKABLE:
         found = apart(losses_and_scores(name, "cuda"), losses_and_scores(name, "cpu"))
         claim(f"{name} agrees with a CPU", found < 1e-9, f"{found:.1e}")
     with tempfile.TemporaryDirectory() as folder:

@@ -7,18 +7,26 @@ import copy
 import functools
 from pathlib import Path
 
+import hydra
 import torch
+from omegaconf import OmegaConf
 
 from asdgan import settings
 from asdgan.features import Frames
 from asdgan.lanes import Noise
 from asdgan.windows import Batch, Windows
 
-NAMES = sorted(path.stem for path in (settings.CONF / "model").glob("*.yaml"))
+YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
+ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]
+NAMES = [path.stem for path in YAMLS if path.stem not in ENSEMBLES]
 SMALL = ("dataset=folder", "dataset.root=unused", "features.mels=16", "windows.frames=3")
 # Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
 # its alignment, and with it which kernel multiplies its matrices.
-SMALLER = {"model.hidden_width": 16}
+SMALLER = {
+    "model.hidden_width": 16,
+    "model.blocks": [[1, 16, 1, 1], [2, 24, 2, 2]],
+    "model.last": 32,
+}
 
 
 class Recording:
@@ -45,9 +53,16 @@ def compose(name: str, *overrides: str):
     return config
 
 
+STACKABLE = [
+    name for name in NAMES
+    if hydra.utils.get_class(compose(name).model._target_).stackable
+]  # fmt: skip
+
+
 def detector_of(config, dtype=torch.float32):
-    """The detector, its optimisers made."""
+    """The detector, prepared on noise of its windows' shape, its optimisers made."""
     detector = settings.build(config).to(dtype)
+    detector.prepare(windows_of(length=config.windows.frames))
     detector.configure_optimizers()
     return detector
 
@@ -66,10 +81,12 @@ def learn(detector, windows: torch.Tensor, steps: range, change=None):
     """Some steps on the same windows; the losses of each."""
     uniforms, normals = detector.noise_columns()
     noise = Noise(detector.seeds, uniforms=uniforms if detector._drops else 0, normals=normals)
+    source = windows_of()
+    picks = 4 * torch.arange(windows.shape[-2]) % len(source)  # from every clip
     losses = []
     for step in steps:
         draw = noise.draw(step, windows.shape[-2], like=windows)
-        batch = Batch(windows, torch.arange(windows.shape[-2]), None, step)
+        batch = Batch(windows, picks, source, step)
         losses.append(detector.learn(batch, draw))
         if change is not None:
             change(detector)

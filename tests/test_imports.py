@@ -81,6 +81,7 @@ FORBIDDEN = {
     "job": {"models", "run", "board", "sweep"},
     "halves": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "selection": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
+    "ensemble": {"models", "run", "board", "score", "sweep"},
     "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "tables": {"models", "run", "board"},
     "beside": {"models", "run", "board", "tables"},

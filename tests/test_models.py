@@ -7,14 +7,10 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
-from shrunk import NAMES, compose, detector_of, learn, windows_of
+from shrunk import ENSEMBLES, NAMES, STACKABLE, compose, detector_of, learn, windows_of
 
 from asdgan import settings
 
-STACKABLE = [
-    name for name in NAMES
-    if hydra.utils.get_class(compose(name).model._target_).stackable
-]  # fmt: skip
 WINDOWS = torch.randn(16, 48, generator=torch.Generator().manual_seed(5))
 # Of an even number of windows as many may lie above an output as below it: then the L1 loss gives
 # its bias no gradient, the discriminator's batch statistics give it rounding alone, and Adam turns
@@ -52,7 +48,7 @@ def totals(losses):
     return {key: value for key, value in losses.items() if key.startswith("loss")}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ENSEMBLES])
 def test_yaml_gives_every_argument_of_the_constructor_and_no_other(name):
     node = OmegaConf.to_container(compose(name).model, resolve=False)
     signature = inspect.signature(hydra.utils.get_class(node.pop("_target_")).__init__)
@@ -61,7 +57,7 @@ def test_yaml_gives_every_argument_of_the_constructor_and_no_other(name):
     assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in wanted.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ENSEMBLES])
 def test_a_models_own_defaults_survive_composition(name):
     own = OmegaConf.load(settings.CONF / "model" / f"{name}.yaml")
     composed = settings.compose([f"model={name}", "dataset=folder", "dataset.root=unused"])
@@ -74,7 +70,7 @@ def test_a_models_own_defaults_survive_composition(name):
             assert composed[group][key] == value, key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ENSEMBLES])
 def test_docstring_names_paper_and_departures(name):
     doc = hydra.utils.get_class(compose(name).model._target_).__doc__
     assert "**Paper**" in doc

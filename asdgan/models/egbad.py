@@ -10,7 +10,7 @@ from asdgan.detector import Detector
 from asdgan.errors import BadInput
 from asdgan.health import Vitals
 from asdgan.lanes import Draw, LaneAdam, initialise
-from asdgan.layers import CODES, Dense, Perceptron, PlainDense, window_l1, window_l2
+from asdgan.layers import CODES, Perceptron, hidden_layer, window_l1, window_l2
 from asdgan.windows import Batch
 
 
@@ -46,12 +46,9 @@ class Branched(nn.Module):
         if len(hidden) < 2:
             raise BadInput("model.disc_join=late takes hidden_layers of at least 2, found 1")
         self._parts, width = [inputs, latent], hidden[0]
-        kind = Dense if norm else PlainDense
-        shared = {"lanes": lanes, "dropout": dropout, "slope": slope}
-        self.branches = nn.ModuleList(kind(part, width, **shared) for part in self._parts)
-        self.joint = Perceptron(
-            2 * width, 1, hidden=hidden[1:], output="linear", norm=norm, **shared
-        )
+        shared = {"lanes": lanes, "dropout": dropout, "norm": norm, "slope": slope}
+        self.branches = nn.ModuleList(hidden_layer(part, width, **shared) for part in self._parts)
+        self.joint = Perceptron(2 * width, 1, hidden=hidden[1:], output="linear", **shared)
         self.dropped = 2 * width + self.joint.dropped
 
     def features(self, pair: Tensor, draw: Draw | None) -> Tensor:

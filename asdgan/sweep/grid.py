@@ -354,6 +354,11 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
         settings.check(config, without=("dataset.root",) if dry_run else ())
     except BadInput as error:
         wrong += str(error).split("; ")
+    if settings.is_ensemble(config):
+        wrong.append(
+            f"model={config.detector} puts finished runs together and cannot be swept yet: run "
+            "each of its points without -m; its members may be swept beforehand"
+        )
     values = {
         axis.key: tuple(_value(axis.key, text) for text in axis.values)
         for axis in axes

@@ -84,6 +84,7 @@ def lane_bytes(config: DictConfig) -> int:
     with _Living() as living:
         detector = settings.build(config)
         detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
+        detector.prepare(heard)
         detector.configure_optimizers()
         detector.training_step(
             Block(
