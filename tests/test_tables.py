@@ -132,6 +132,13 @@ def test_every_sweep_file_and_every_other_file_of_results_is_listed(run):
     assert {row["done"] for row in listed.values()} == {"0"}
 
 
+def test_an_ensemble_of_a_table_is_run_alone(run, monkeypatch):
+    monkeypatch.setattr(blocks, "names", lambda folder: ["table7"])
+    row = next(row for row in rows_of(run) if row["table"] == "table7")
+    assert row["run alone"] == "python -m asdgan.run model=gmade_ensemble dataset=dcase2020"
+    assert row["no block for"] == ""
+
+
 def test_points_are_counted_whichever_sweep_ran_them(run, monkeypatch):
     names = ["dcase_ae", "table3_quick", "table4", "table5", "table7"]
     monkeypatch.setattr(blocks, "names", lambda folder: names)
