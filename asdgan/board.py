@@ -68,6 +68,7 @@ def show(
     sort: str = "auc",
     where: Sequence[str] = (),
     score: str | None = None,
+    pooled: bool = False,
     top: int = 50,
     wanted: Collection[str] | None = None,
     refused: Sequence[tuple[Path, str]] = (),
@@ -85,6 +86,7 @@ def show(
         sort: Best first by this area.
         where: Conditions KEY=VALUE that all must hold.
         score: The component score that judges; each point's primary where it is None.
+        pooled: Points are judged by all clips of their machine type at once, not by section.
         top: Best ranks printed; all where it is 0.
         wanted: Signatures of a sweep's points, the only ones that count; None for all.
         refused: Files that are no result or no failure, with the reason; looked at last.
@@ -104,7 +106,7 @@ def show(
 
     noted = halves.Noted()
     passing = noted.passing(results) if by == selection.VIEW else results
-    gathered = points.gather(passing, where=where, wanted=wanted, score=score)
+    gathered = points.gather(passing, where=where, wanted=wanted, score=score, pooled=pooled)
     failed = points.lacking(failures, gathered.done, where=where, wanted=wanted)
     if gathered.done and not gathered.points:
         say(f"none of {len(gathered.done)} points has {' and '.join(where)}")
@@ -172,6 +174,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="judge by this component score (latent, recon_l1, ...), not by each point's primary",
     )
     add(
+        "--pooled",
+        action="store_true",
+        help="areas over all clips of a machine type at once; else the mean over its sections",
+    )
+    add(
         "--intervals",
         action="store_true",
         help="how sure AUC and pAUC are: intervals beside the lines that are printed, over clips, "
@@ -199,11 +206,14 @@ def _board(chosen: argparse.Namespace) -> None:
         raise BadInput(f"--draws {chosen.draws}: a spread needs 2 at least, and 1000 are usual")
     if chosen.by == selection.VIEW and (chosen.intervals or chosen.compare):
         raise BadInput(f"--by {selection.VIEW} takes neither --intervals nor --compare")
-    if chosen.score and (chosen.by == selection.VIEW or chosen.intervals or chosen.compare):
+    other = f"--score {chosen.score}" if chosen.score else "--pooled" if chosen.pooled else ""
+    if other and (chosen.by == selection.VIEW or chosen.intervals or chosen.compare):
         raise BadInput(
-            f"--score {chosen.score}: --intervals, --compare and --by {selection.VIEW} speak of "
-            "each point's primary score only"
+            f"{other}: --intervals, --compare and --by {selection.VIEW} speak of each point's "
+            "primary score only, section by section"
         )
+    if chosen.score and chosen.pooled:
+        raise BadInput(f"--pooled judges each point's primary score; leave out {other}")
     if chosen.compare:
         _compare(chosen, source, wanted)
         return
@@ -216,6 +226,7 @@ def _board(chosen: argparse.Namespace) -> None:
         sort=chosen.sort,
         where=chosen.where,
         score=chosen.score,
+        pooled=chosen.pooled,
         top=chosen.top,
         wanted=wanted,
         refused=refused,

@@ -411,7 +411,7 @@ def areas_of(areas: Mapping[str, Mapping[str, Any]], primary: str) -> dict[str, 
     of_primary = areas.get(primary, metrics.judge([[]], [], [])[0])
     return {
         "primary": primary,
-        **{key: of_primary[key] for key in (*metrics.AREAS, "sections", "clips")},
+        **{key: of_primary[key] for key in (*metrics.AREAS, "sections", "clips", "pooled")},
         "components": {
             name: {area: of[area] for area in metrics.AREAS} for name, of in areas.items()
         },

@@ -112,7 +112,8 @@ def judge(
 
     Returns:
         One dict a lane: `auc` and `pauc`, `clips` (labelled ones in sections that have an AUC),
-        and `sections`, from each section to its `auc`, `pauc`, `normal` and `anomaly` counts.
+        `sections`, from each section to its `auc`, `pauc`, `normal` and `anomaly` counts, and
+        `pooled`, the `auc` and `pauc` of all labelled clips at once, None where a class lacks.
 
     Raises:
         ValueError: A score is NaN or infinite, a label is another word, or the shapes disagree.
@@ -152,6 +153,13 @@ def judge(
                     "an AUC needs both"
                 )
             row["sections"][section] = entry
+    known = words != "unknown"
+    together = auc_pauc(values[:, known], words[known] == "anomaly", MAX_FPR)
+    for lane, row in enumerate(judged):
+        row["pooled"] = {
+            area: None if np.isnan(of[lane]) else float(of[lane])
+            for area, of in zip(AREAS, together, strict=True)
+        }
     return [_over_sections(row) for row in judged]
 
 

@@ -152,6 +152,7 @@ def gather(
     where: Sequence[str] = (),
     wanted: Collection[str] | None = None,
     score: str | None = None,
+    pooled: bool = False,
 ) -> Gathered:
     """The points of results, each result let go as soon as it is read.
 
@@ -160,6 +161,7 @@ def gather(
         where: Conditions KEY=VALUE that all must hold.
         wanted: Signatures that count; all do where it is None.
         score: The component score that judges every point; its own primary where it is None.
+        pooled: Points are judged by all clips of their machine type at once, not by section.
 
     Raises:
         BadInput: A condition is no KEY=VALUE, or no result knows its key, or none has the score.
@@ -192,6 +194,8 @@ def gather(
             if score is not None:
                 scores |= {row["primary"], *row.get("components", ())}
                 row = _judged_by(score, row)
+            if pooled:
+                row = {**row, **row.get("pooled", dict.fromkeys(("auc", "pauc"))), "sections": {}}
             named = [settings.pair(key, row[key]) for key in ("recipe", "epochs", "primary")]
             setting = settings.together(base + settings.kept(mine) + named)
             points.append(_point(row, settings, setting))

@@ -127,6 +127,14 @@ def test_another_component_judges_where_it_is_asked_for(tmp_path, show):
     assert show("--score", "latent").splitlines()[1:] == show().splitlines()[1:]
 
 
+def test_all_clips_of_a_machine_type_at_once_judge_where_it_is_asked_for(tmp_path, show):
+    add(tmp_path, 0.75, pooled={"auc": 0.6125, "pauc": 0.55})
+    assert "0.7500" in show()
+    assert "0.6125" in show("--pooled")
+    assert "0.7500" not in show("--pooled", "--by", "point")
+    assert board.main([str(tmp_path), "--pooled", "--score", "latent"]) == 2
+
+
 def test_a_component_that_no_result_has_is_refused_with_those_there_are(tmp_path, capsys):
     add(tmp_path, components={"latent": {"auc": 0.6, "pauc": 0.3}, "recon_l2": {}})
     assert board.main([str(tmp_path), "--score", "combined"]) == 2

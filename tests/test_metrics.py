@@ -151,6 +151,19 @@ def test_sections_that_do_not_fit_the_scores_are_refused():
         judge([[0.0, 1.0]], ["00"], ["normal", "anomaly"])
 
 
+def test_pooled_areas_are_those_of_all_labelled_clips_at_once():
+    generator = np.random.default_rng(0)
+    labels = ["normal", "anomaly", "unknown"] * 8
+    scores, sections = generator.normal(size=(1, 24)).round(1), ["00"] * 12 + ["02"] * 12
+    known = [place for place, label in enumerate(labels) if label != "unknown"]
+    truth = [labels[place] == "anomaly" for place in known]
+    pooled = judge(scores, sections, labels)[0]["pooled"]
+    assert pooled["auc"] == pytest.approx(roc_auc_score(truth, scores[0, known]), abs=1e-12)
+    partial = roc_auc_score(truth, scores[0, known], max_fpr=0.1)
+    assert pooled["pauc"] == pytest.approx(partial, abs=1e-12)
+    assert judge(scores[:, :3], sections[:3], ["normal"] * 3)[0]["pooled"]["auc"] is None
+
+
 def test_overall_weights_machine_types_by_judged_clips():
     judged = {
         "fan": {"auc": 0.9, "pauc": 0.8, "clips": 300},

@@ -359,6 +359,7 @@ def test_what_speaks_of_single_lines_is_refused_beside_it(tmp_path, capsys, opti
 
 
 @pytest.mark.parametrize("option", [["--by", "selection"], ["--intervals"]])
-def test_another_score_is_refused_where_clip_scores_are_read(tmp_path, capsys, option):
-    assert board.main([str(tmp_path), "--score", "latent", *option]) == 2
+@pytest.mark.parametrize("other", [["--score", "latent"], ["--pooled"]])
+def test_other_areas_are_refused_where_clip_scores_are_read(tmp_path, capsys, option, other):
+    assert board.main([str(tmp_path), *other, *option]) == 2
     assert "speak of each point's primary score only" in capsys.readouterr().err
