@@ -7,6 +7,7 @@ machine type never share a mean. What speaks against a number stands beside it.
 """
 
 import math
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,6 +21,7 @@ Line = dict[str, Any]  # one line of the board: raw values by column
 
 VIEWS = ("settings", "machine_type", "point", "best")
 LOW = "below 0.5"
+NUMBER = re.compile(r"[0-9]+")
 WEIGHTED, PLAIN = "weighted mean", "plain mean"  # in place of a machine type
 
 
@@ -236,7 +238,7 @@ class _Sheet:
 
     def _tail(self, points: list[Point], notes: list[str]) -> Line:
         selection = self.settings.pairs[points[0].selection][1]
-        flags = sorted({flag for point in points for flag in point.flags})
+        flags = _together(flag for point in points for flag in point.flags)
         return {
             "selection": f"{selection.get('settings')}/{selection.get('checkpoint')}",
             "signatures": " ".join(sorted(point.signature for point in points)),
@@ -293,6 +295,18 @@ def _spread(values: Sequence[float | None]) -> float | None:
 
 def _seeds(points: list[Point]) -> int:
     return len({point.seed for point in points})
+
+
+def _together(flags: Iterable[str]) -> list[str]:
+    """Flags, each once; of those that differ in numbers only the one with the lowest."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for flag in flags:
+        alike[NUMBER.sub("", flag)].add(flag)
+    said = []
+    for _, some in sorted(alike.items()):
+        first = min(some, key=lambda flag: ([int(one) for one in NUMBER.findall(flag)], flag))
+        said.append(first if len(some) == 1 else f"{first}, and {len(some) - 1} like it")
+    return said
 
 
 def _low(*means: float | None) -> list[str]:

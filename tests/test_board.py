@@ -127,6 +127,16 @@ def test_another_component_judges_where_it_is_asked_for(tmp_path, show):
     assert show("--score", "latent").splitlines()[1:] == show().splitlines()[1:]
 
 
+def test_flags_that_differ_in_a_number_only_are_said_once_with_the_lowest(tmp_path):
+    for epoch, name in ((10, "fan"), (9, "pump"), (10, "valve"), (12, "slider")):
+        flags = [f"discriminator saturated at epoch {epoch}", "constant"]
+        add(tmp_path, machine_type=name, flags=flags)
+    board.main([str(tmp_path), "--csv", str(tmp_path / "a.csv")])
+    (line,) = csv.DictReader((tmp_path / "a.csv").read_text().splitlines())
+    said = "constant; discriminator saturated at epoch 9, and 2 like it"
+    assert line["notes"] == said
+
+
 def test_all_clips_of_a_machine_type_at_once_judge_where_it_is_asked_for(tmp_path, show):
     add(tmp_path, 0.75, pooled={"auc": 0.6125, "pauc": 0.55})
     assert "0.7500" in show()
