@@ -308,6 +308,14 @@ def test_a_dry_run_says_how_long_and_writes_nothing(sweep, tmp_path, capsys):
     assert not (tmp_path / "sweeps").exists()
 
 
+def test_a_dry_run_knows_the_demo_plant_before_it_is_made(tmp_path, capsys):
+    typed = [*GRID, *PLANT, *TINY, f"outputs={tmp_path}", "sweep.dry_run=true"]
+    assert drive.sweep(typed, here, slots=1, on_gpu=False) == 0
+    said = capsys.readouterr().out
+    assert "hours of training" in said
+    assert "not there yet" not in said
+
+
 def test_remains_of_writers_that_were_killed_are_cleared(sweep, tmp_path):
     assert sweep("model=ganomaly", "seed=0,1", "epochs=1") == 0
     (folder,) = (tmp_path / "runs").iterdir()

@@ -57,7 +57,11 @@ def _steps(job: Job) -> tuple[int, bool]:
     """Steps of an epoch, and whether clips had to be assumed. The first clip speaks for all."""
     config = job.stack.config
     rate = config.features.sample_rate
-    count, samples = ASSUMED[0], int(ASSUMED[1] * rate)
+    count, seconds = ASSUMED
+    made = config.dataset.release == "demo"  # made by the first run, of as many clips as it says
+    if made:
+        count, seconds = config.dataset.ids * config.dataset.train_clips, config.dataset.seconds
+    samples = int(seconds * rate)
     if job.root:
         table, _ = material.table_of(
             config, Path(job.root), job.stack.machine_type, lambda *_: lambda _count: None
@@ -72,7 +76,7 @@ def _steps(job: Job) -> tuple[int, bool]:
         )
     frames = 1 + samples // config.features.hop
     windows = max(0, frames - config.windows.frames) // config.windows.stride + 1
-    return -(-count * windows // config.batch), not job.root
+    return -(-count * windows // config.batch), not job.root and not made
 
 
 def seconds_of(config: DictConfig) -> float:
