@@ -14,13 +14,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import beside, ledger, points, published, settings
+from asdgan import beside, ledger, points, published, selection, settings
 from asdgan.asked import Asked, asked, missing
 from asdgan.errors import BadInput
 from asdgan.files import write_whole
 from asdgan.folders import nearest
 from asdgan.points import Gathered
 from asdgan.published import Entry
+from asdgan.ranking import Line
 from asdgan.sheets import FORMATS, Sheet, written
 from asdgan.sweep import blocks, grid
 from asdgan.sweep.blocks import SweepFile
@@ -151,7 +152,45 @@ def _compared(table: Table, typed: Sequence[str], gathered: Gathered, folder: Pa
             beside.sheet(block, sweep, ours, sizes)
             for block in beside.blocks(table.entries, models)
         ),
+        *_selected(sweep, folder),
     ]
+
+
+CHOSEN = ("auc", *selection.AREAS, *selection.GAPS)
+
+
+def _selected(sweep: Asked, folder: Path) -> list[Sheet]:
+    """What the best settings of a grid owe to the choice; none where nothing was to be chosen."""
+    if max(sweep.total().values()) < 2:
+        return []
+    names = {name for *_, found in sweep.wanted() for lane in found for name in lane}
+    results = (one for _, one in ledger.each(folder) if isinstance(one, ledger.Result))
+    try:
+        found = selection.of(results, wanted=names) if names else {}
+    except BadInput:  # one setting a machine type is done so far
+        return []
+    return [
+        Sheet(
+            title=f"{release}: what the best settings by AUC owe to the choice, per cent",
+            lines=[_chosen_cells(line) for line in lines],
+            numbers=frozenset(map(_heading, CHOSEN)),
+            raw=[],  # `asdgan.board --by selection --csv` writes these, in columns of their own
+            remarks=selection.MEANING,
+        )
+        for release, lines in found.items()
+    ]
+
+
+def _chosen_cells(line: Line) -> dict[str, str]:
+    cells = {"model": line["model"], "machine type": line["machine_type"]}
+    cells["settings"] = str(line["chosen_among"] or "")
+    return cells | {
+        _heading(key): "" if line[key] is None else f"{100 * line[key]:.2f}" for key in CHOSEN
+    }
+
+
+def _heading(key: str) -> str:
+    return {"auc": "AUC"}.get(key, key.replace("_", " "))
 
 
 def _beforehand(sweep: Asked, have: bool) -> list[str]:

@@ -140,6 +140,17 @@ def test_an_ensemble_of_a_table_is_run_alone(run, monkeypatch):
     assert row["no block for"] == ""
 
 
+def test_a_grid_says_what_its_best_number_owes_to_the_choice(run):
+    few = ("model=ganomaly", "machine=fan", "hidden_layers=3", "lambda_adv=1", "lambda_con=50")
+    typed = (*few, "lambda_lat=1", "batch=512", "epochs=10,20")
+    plant("table3_quick", {"fan": (90, 80)}, *typed)
+    said = run("table3_quick", *few).partition("owe to the choice, per cent")[2]
+    lines = [line.split() for line in said.splitlines() if line.startswith("ganomaly")]
+    assert [line[1] for line in lines] == ["fan", "weighted", "plain"]
+    assert lines[0][2] == "2"  # settings that were chosen among
+    assert "owe to the choice" not in run("table4")
+
+
 def test_points_are_counted_whichever_sweep_ran_them(run, monkeypatch):
     names = ["dcase_ae", "table3_quick", "table4", "table5", "table7"]
     monkeypatch.setattr(blocks, "names", lambda folder: names)
