@@ -23,7 +23,6 @@ the median, about what a choice by lot gives. Decided so:
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from asdgan.errors import BadInput
 from asdgan.halves import Noted
 from asdgan.points import Point, Settings
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, grouped, in_order, one_data
+from asdgan.shipped import CONF
 
 VIEW = "selection"  # beside those of ranking
 AREAS = ("in_halves", "split_half", "label_free", "default", "median")
@@ -50,9 +50,6 @@ MEANING = (
     "half gap, free gap: what the oracle's number loses, on halves to the split half, and on all "
     "test clips to the label-free choice",
 )
-
-_ROOM = Path(__file__).resolve().parent
-CONF = next(one for one in (_ROOM / "conf", _ROOM.parent / "conf") if one.is_dir())
 
 
 def of(

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -25,12 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asdgan.errors import BadInput
 from asdgan.logmel import LogMel
+from asdgan.shipped import CONF
 
 if TYPE_CHECKING:
     from asdgan.detector import Detector
-
-_PACKAGE = Path(__file__).resolve().parent
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 # Axes that may differ from lane to lane of a stack: a list there, or one value for all.
 LANE_AXES = (

@@ -15,6 +15,7 @@ LIGHT = [
     "asdgan.errors",
     "asdgan.files",
     "asdgan.releases",
+    "asdgan.shipped",
     "asdgan.folders",
     "asdgan.labels",
     "asdgan.clips",

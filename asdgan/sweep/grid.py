@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,11 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asdgan import settings
 from asdgan.errors import BadInput
+from asdgan.shipped import SWEEPS
 from asdgan.sweep.blocks import read
 from asdgan.sweep.space import MULTIPLIED, Dimension, Value, dimension_of
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-SWEEPS = _PACKAGE / "sweeps" if (_PACKAGE / "sweeps").is_dir() else _PACKAGE.parent / "sweeps"
 
 MOST_POINTS = 2_000_000  # for each machine type; a plan of so many takes minutes and a gigabyte
 MOST_PARTS = 20_000
