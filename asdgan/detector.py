@@ -97,8 +97,19 @@ class Detector(pl.LightningModule):
 
     # What a model owes ------------------------------------------------------------------------
 
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        """The loss of windows, shape lanes, where one network learns from one loss."""
+        raise NotImplementedError
+
+    def gradients_of_loss(
+        self, x: Tensor, momentum: Tensor, uniform: Tensor | None, normal: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`loss` and its gradients, as one function that can be compiled."""
+        loss = self.loss(x, Draw(momentum, uniform, normal))
+        return loss.detach(), torch.autograd.grad(loss.sum(), tuple(self.parameters()))
+
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """One optimiser step of each network.
+        """One optimiser step of each network; as it stands here, of the only one on `loss`.
 
         Args:
             batch: The minibatch.
@@ -107,7 +118,11 @@ class Detector(pl.LightningModule):
         Returns:
             Losses before the step, each of shape lanes, under `loss_g`, `loss_d`, ...
         """
-        raise NotImplementedError
+        step = self.step_function("gradients_of_loss", batch.windows)
+        loss, gradients = step(batch.windows, draw.momentum, draw.uniform, draw.normal)
+        (adam,) = self.adams.values()
+        adam.descend(gradients)
+        return {"loss": loss}
 
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
         """Component scores by name, each of shape (*lanes, windows), higher is stranger."""

@@ -89,21 +89,9 @@ class DcaseAE(Detector):
         """Dropout of every hidden layer."""
         return self.encoder.dropped + self.decoder.dropped, 0
 
-    def gradients(
-        self, x: Tensor, momentum: Tensor, uniform: Tensor | None, normal: Tensor | None
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """The loss, shape lanes, and its gradients."""
-        draw = Draw(momentum, uniform, normal)
-        loss = l2(self.decoder(self.encoder(x, draw), draw), x)
-        gradients = torch.autograd.grad(loss.sum(), tuple(self.parameters()))
-        return {"loss": loss.detach()}, gradients
-
-    def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """One step on the squared error."""
-        step = self.step_function("gradients", batch.windows)
-        losses, gradients = step(batch.windows, draw.momentum, draw.uniform, draw.normal)
-        self.adams["autoencoder"].descend(gradients)
-        return losses
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        """The squared error, shape lanes."""
+        return l2(self.decoder(self.encoder(x, draw), draw), x)
 
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction errors: `recon_l2` is the published score."""

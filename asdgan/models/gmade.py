@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, initialise
-from asdgan.layers import Masked, PlainDense
+from asdgan.layers import Masked, PlainDense, through
 from asdgan.windows import Batch
 
 LOG_STD = (-7.0, 7.0)  # of a component, clamped: a band that hardly varies has no bound otherwise
@@ -131,7 +131,7 @@ class Gmade(Detector):
             Shape (*lanes, windows, 2 or 3, components, frames * mels); one Gaussian has no logit.
         """
         for layer in self.layers:
-            x = layer(x, draw) if isinstance(layer, PlainDense) else layer(x)
+            x = through(layer, x, draw)
         return x.unflatten(-1, (self._kinds, self._components, self._numbers))
 
     def surprise(self, x: Tensor, draw: Draw | None) -> Tensor:
@@ -144,20 +144,9 @@ class Gmade(Detector):
             return -each.squeeze(-2)
         return -torch.logsumexp(logits[0].log_softmax(-2) + each, -2)
 
-    def gradients(
-        self, x: Tensor, momentum: Tensor, uniform: Tensor | None, normal: Tensor | None
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """The loss, shape lanes, and its gradients."""
-        loss = self.surprise(x, Draw(momentum, uniform, normal)).mean((-2, -1))
-        gradients = torch.autograd.grad(loss.sum(), tuple(self.parameters()))
-        return {"loss": loss.detach()}, gradients
-
-    def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """One step on the negative log-likelihood."""
-        step = self.step_function("gradients", batch.windows)
-        losses, gradients = step(batch.windows, draw.momentum, draw.uniform, draw.normal)
-        self.adams["gmade"].descend(gradients)
-        return losses
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        """The negative log-likelihood, shape lanes."""
+        return self.surprise(x, draw).mean((-2, -1))
 
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
         """Negative log-likelihood per number, of all frames and of the last in order."""

@@ -99,20 +99,9 @@ class Idnn(Detector):
         outer = torch.cat([before, after], -1)
         return self.interpolation(self.context(outer, draw), draw), centre
 
-    def gradients(
-        self, x: Tensor, momentum: Tensor, uniform: Tensor | None, normal: Tensor | None
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """The loss, shape lanes, and its gradients."""
-        loss = l2(*self.centre(x, Draw(momentum, uniform, normal)))
-        gradients = torch.autograd.grad(loss.sum(), tuple(self.parameters()))
-        return {"loss": loss.detach()}, gradients
-
-    def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """One step on the squared error."""
-        step = self.step_function("gradients", batch.windows)
-        losses, gradients = step(batch.windows, draw.momentum, draw.uniform, draw.normal)
-        self.adams["idnn"].descend(gradients)
-        return losses
+    def loss(self, x: Tensor, draw: Draw) -> Tensor:
+        """The squared error, shape lanes."""
+        return l2(*self.centre(x, draw))
 
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
         """Errors of the centre frame: `centre_l2` is the published score."""
