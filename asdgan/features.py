@@ -53,7 +53,7 @@ class Frames:
 
 
 def log_mel(samples: Tensor, settings: LogMel) -> Tensor:
-    """Log-mel energies of a batch of clips.
+    """Log-mel energies of a batch of clips; by other settings mel energies, or spectra.
 
     Args:
         samples: Shape (clips, samples), full scale ±1, on any device.
@@ -61,7 +61,8 @@ def log_mel(samples: Tensor, settings: LogMel) -> Tensor:
 
     Returns:
         Shape (clips, mels, frames), in dB; frames = samples // hop + 1, centred (313 for 10 s at
-        16 kHz and hop 512). Silence gives 20 / power * log10(eps).
+        16 kHz and hop 512). Silence gives 20 / power * log10(eps). Without a logarithm
+        (`floor=none`) they are magnitudes to the power of `power`.
 
     Raises:
         BadInput: The clips are shorter than one frame.
@@ -85,12 +86,20 @@ def log_mel(samples: Tensor, settings: LogMel) -> Tensor:
                     energy = torch.view_as_real(spectrum).square_().view(len(some), -1)
                 else:
                     energy = spectrum.abs().pow_(settings.power)
+                if settings.mel_scale == "none":
+                    both = energy.view(len(some), -1, 2).sum(-1) if settings.power == 2 else energy
+                    of_some.copy_(both)
                 for first, low, weights in bands:
                     high, last = low + weights.shape[0], first + weights.shape[1]
                     torch.mm(energy[:, low:high], weights, out=of_some[:, first:last])
+    if settings.floor == "none":
+        return mel.mT
     mel = mel.add_(settings.eps) if settings.floor == "add" else mel.clamp_(min=settings.eps)
     # 10 log10 of an energy is 20 log10 of an amplitude
-    return mel.log10_().mul_(20 / settings.power).mT
+    mel.log10_().mul_(20 / settings.power)
+    if settings.top_db is not None:
+        mel = torch.maximum(mel, mel.amax((1, 2), keepdim=True) - settings.top_db)
+    return mel.mT
 
 
 def stored_frames(
@@ -122,7 +131,8 @@ def stored_frames(
     """
     if not clips:
         raise BadInput("no clips to compute features of; check the dataset's folder")
-    body = {"format": FORMAT, "settings": asdict(settings), "data": data}
+    used = {name: value for name, value in asdict(settings).items() if value is not None}
+    body = {"format": FORMAT, "settings": used, "data": data}
     body |= {"clips": [clip.name for clip in clips]}
     key = hashlib.sha256(canonical(body)).hexdigest()
     path = store / f"{clips[0].machine_type}-{clips[0].split}-{key[:16]}.npy"
@@ -196,6 +206,9 @@ def _window_and_bands(
     blocks are a quarter of one matrix's work. Where the power is 2 a spectrum has two numbers a
     bin, the squares of its real and its imaginary part.
     """
+    if settings.mel_scale == "none":
+        with _InFloat64():
+            return torch.hann_window(settings.n_fft).to(device, dtype), []
     with _InFloat64():
         # Its defaults differ from the baselines' in scale and norm, so every value is said.
         transform = import_torchaudio().transforms.MelSpectrogram(

@@ -6,10 +6,10 @@ from asdgan.errors import BadInput
 
 SMALLEST = 2.0**-126  # float32's smallest normal number
 CHOICES = {
-    "mel_scale": ("slaney", "htk"),
+    "mel_scale": ("slaney", "htk", "none"),
     "mel_norm": ("slaney", "none"),
     "pad_mode": ("reflect", "constant"),
-    "floor": ("add", "max"),
+    "floor": ("add", "max", "none"),
 }
 
 
@@ -23,12 +23,16 @@ class LogMel:
         hop: Distance between neighbouring frames, in samples, at most `n_fft`.
         mels: Bands between 0 Hz and `sample_rate / 2`, at most `n_fft // 2 + 1`.
         power: Exponent of the magnitude: 2 for energy, 1 for amplitude.
-        mel_scale: `slaney` or `htk`.
+        mel_scale: `slaney` or `htk`; `none` for the bins of the spectrum themselves, which are
+            n_fft // 2 + 1, and `mels` has to say so.
         mel_norm: `slaney`, where every band has the same area, or `none`.
         pad_mode: What the frames at a clip's ends see beyond it: `reflect` or `constant` (zeros).
-        floor: The logarithm is of mel + eps (`add`) or of max(mel, eps) (`max`).
+        floor: The logarithm is of mel + eps (`add`) or of max(mel, eps) (`max`); `none` takes no
+            logarithm.
         eps: In the unit of mel; at least float32's smallest, 1.2e-38, or silence would give -inf.
         resample: Whether wavs of another rate are converted or refused.
+        top_db: What lies farther below the loudest value of its clip, in dB, is raised to there;
+            None for no such bound.
 
     Raises:
         BadInput: Some are out of range; all of those are listed.
@@ -45,6 +49,7 @@ class LogMel:
     floor: str
     eps: float
     resample: bool
+    top_db: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -68,6 +73,16 @@ class LogMel:
             wrong["hop"] = f"at most n_fft={self.n_fft}"
         if not wrong.keys() & {"mels", "n_fft"} and self.mels > self.n_fft // 2 + 1:
             wrong["mels"] = f"at most n_fft // 2 + 1 = {self.n_fft // 2 + 1}"
+        if not wrong.keys() & {"mels", "n_fft", "mel_scale"}:
+            if self.mel_scale == "none" and self.mels != self.n_fft // 2 + 1:
+                wrong["mels"] = f"{self.n_fft // 2 + 1}, the bins of a spectrum, as mel_scale=none"
+        if self.top_db is not None:
+            if type(self.top_db) not in (int, float) or not 0 < self.top_db < float("inf"):
+                wrong["top_db"] = "null or a number above 0"
+            elif self.floor == "none":
+                wrong["top_db"] = "null, as floor=none takes no logarithm"
+            else:
+                object.__setattr__(self, "top_db", float(self.top_db))
         if wrong:
             found = ", ".join(f"{k}={getattr(self, k)!r} ({v} expected)" for k, v in wrong.items())
             raise BadInput(f"features out of range: {found}; change them in the config")

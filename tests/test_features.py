@@ -116,6 +116,26 @@ def test_log_mel_agrees_with_librosa(pad_mode, mel_norm, mel_scale, power):
     assert np.abs(single - by_librosa).max() < 2e-3
 
 
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_without_mel_bands_and_logarithm_frames_are_librosas_spectrum(power):
+    librosa = pytest.importorskip("librosa")
+    samples = noise(512 * (AT_ONCE + 3) + 100)
+    spectrum = np.abs(librosa.stft(samples, n_fft=1024, hop_length=512, pad_mode="reflect"))
+    some = replace(PUBLISHED, mel_scale="none", floor="none", mels=513, power=power)
+    found = log_mel(torch.from_numpy(samples)[None], some)[0].numpy()
+    np.testing.assert_allclose(found, spectrum**power, atol=1e-9)
+
+
+def test_top_db_raises_what_is_too_far_below_the_loudest_of_its_own_clip():
+    librosa = pytest.importorskip("librosa")
+    samples = np.stack([noise(16000) * np.linspace(0, 1, 16000) ** 9, noise(16000) * 1e-3])
+    plain = log_mel(torch.from_numpy(samples), PUBLISHED).numpy()
+    found = log_mel(torch.from_numpy(samples), replace(PUBLISHED, top_db=60)).numpy()
+    for clip in range(2):
+        bounded = librosa.power_to_db(10 ** (plain[clip] / 10), amin=1e-30, top_db=60)
+        np.testing.assert_allclose(found[clip], bounded, atol=1e-9)
+
+
 @pytest.mark.parametrize(("samples", "count"), [(1024, 3), (160000, 313), (176000, 344)])
 def test_there_are_samples_by_hop_plus_one_frames(samples, count):
     assert log_mel(torch.zeros(2, samples), PUBLISHED).shape == (2, 128, count)
@@ -173,6 +193,7 @@ def test_two_and_two_point_nought_are_one_setting():
         *[("hop", True), ("mels", 0), ("mels", 514), ("power", 0), ("power", float("nan"))],
         *[("power", "2"), ("eps", 0.0), ("eps", 1e-50), ("eps", float("inf")), ("resample", 1)],
         *[("mel_scale", "mel"), ("mel_norm", None), ("pad_mode", "edge"), ("floor", "clip")],
+        *[("top_db", 0), ("top_db", "80")],
     ],
 )
 def test_a_setting_out_of_range_is_named(name, value):
@@ -180,9 +201,14 @@ def test_a_setting_out_of_range_is_named(name, value):
         replace(PUBLISHED, **{name: value})
 
 
+def test_bins_of_a_spectrum_are_as_many_as_they_are():
+    with pytest.raises(BadInput, match=r"mels=128 \(513, the bins .* mel_scale=none expected\)"):
+        replace(PUBLISHED, mel_scale="none")
+
+
 def test_all_settings_out_of_range_are_named_at_once():
-    with pytest.raises(BadInput, match=r"power=-1 .*floor='none' .*hop=2048 .*mels=999"):
-        replace(PUBLISHED, power=-1, floor="none", hop=2048, mels=999)
+    with pytest.raises(BadInput, match=r"power=-1 .*floor='no' .*hop=2048 .*mels=999"):
+        replace(PUBLISHED, power=-1, floor="no", hop=2048, mels=999)
 
 
 def test_stored_frames_are_each_clips_own_in_the_order_given(clips, store):
