@@ -55,6 +55,7 @@ FORBIDDEN = {
     "detector": {"models", "metrics", "ledger", "run", "settings", "board", "sweep"},
     "health": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
     "scaling": {"models", "detector", "metrics", "ledger", "run", "settings", "board", "sweep"},
+    "outliers": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
     "official": {"models", "detector", "windows", "ledger", "run", "settings", "sweep"},
