@@ -3,11 +3,12 @@
 A detector is a LightningModule that runs its own optimisers. It owes `learn` and
 `score_windows`, and says which networks it has; everything else is here: the loop over a block's
 minibatches, the noise of each step, the losses of each epoch, compiling, marking a lane that met
-NaN, and the pooling of window scores to clip scores.
+NaN, which sections there are, and the pooling of window scores to clip scores. A detector may
+also place clips in a space of embeddings (`embed_windows`), where `Outliers` find the strange.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from asdgan import health
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, Noise, lanes_of, listed, per_lane
+from asdgan.outliers import Outliers
 from asdgan.scaling import Scaling
 from asdgan.windows import Batch, Block, Windows
 
@@ -25,9 +27,10 @@ log = logging.getLogger("asdgan")
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda scores: scores.mean(-1),
     "max": lambda scores: scores.amax(-1),
+    "min": lambda scores: scores.amin(-1),
     "p90": lambda scores: scores.quantile(0.9, dim=-1),
 }
-SCORING_WINDOWS = 2048  # windows scored at once; whole clips
+SCORING_WINDOWS = 2048  # windows scored at once
 
 
 class Detector(pl.LightningModule):
@@ -37,7 +40,8 @@ class Detector(pl.LightningModule):
         seed: Of this run, or one per lane of a stack: a list makes a stack.
         dropout: Rate of the hidden layers, 0 to 1, exclusive; one, or one per lane.
         primary: The component score that judges a clip.
-        pool: How a clip's window scores become its score: `mean`, `max` or `p90`.
+        pool: How a clip's window scores become its score: `mean`, `max`, `min` or `p90`. A list
+            gives one score for each, named after it: `recon_l1_mean`, `recon_l1_max`.
         optimizer: Makes an optimiser from parameters; called once per network.
 
     Attributes:
@@ -45,6 +49,11 @@ class Detector(pl.LightningModule):
         stackable: Whether many points can train as lanes of one instance.
         prefix_stable: Whether a training of 20 epochs has been, at its tenth, a training of 10;
             a schedule with a length or early stopping makes it not so.
+        convolutional: Whether its steps are large enough to share out among all CPU threads.
+        scored_at_once: Windows that are scored at once, at most.
+        tells_sections: Whether it must know which sections there are: see `know`.
+        SCORING: Settings, or groups of them ending in a dot, that training does not depend on:
+            where nothing else differs, a finished run is scored anew and not trained again.
         lanes: () for a single run, (n,) for a stack of n.
         alive: Shape lanes; False for a lane whose losses were not finite. What becomes of its
             weights does not matter: no lane touches another.
@@ -54,12 +63,21 @@ class Detector(pl.LightningModule):
         transductive: Whether a clip is scored by batch statistics of its own windows.
         at_test: What `score_windows` gives its networks for a `Draw`: None for running
             statistics.
+        outliers: What finds the strange among embeddings of clips, or None; its scores stand
+            beside those of `score_windows`.
+        sections: Those trained on, sorted, where it `tells_sections`; empty before `prepare`.
     """
 
     recipe: ClassVar[int] = 1
     stackable: ClassVar[bool] = False
     prefix_stable: ClassVar[bool] = True
+    convolutional: ClassVar[bool] = False
+    scored_at_once: ClassVar[int] = SCORING_WINDOWS
+    tells_sections: ClassVar[bool] = False
+    SCORING: ClassVar[tuple[str, ...]] = ("model.primary", "model.pool", "windows.test_stride")
     alive: Tensor
+    spelt: Tensor
+    like: Tensor
 
     def __init__(
         self,
@@ -67,23 +85,28 @@ class Detector(pl.LightningModule):
         seed: int | Sequence[int],
         dropout: float | Sequence[float],
         primary: str,
-        pool: str,
+        pool: str | Sequence[str],
         optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Takes what concerns all detectors; a model's own constructor makes its networks."""
         super().__init__()
-        if pool not in POOLS:
+        pools = [pool] if isinstance(pool, str) else list(pool)
+        if not pools or not set(pools) <= set(POOLS):
             raise BadInput(f"model.pool={pool} is not known; there are {', '.join(POOLS)}")
         self.automatic_optimization = False
         self.lanes = lanes_of(seed)
         self.seeds = listed(seed, self.lanes)
-        self.primary, self._pool, self._optimizer = primary, pool, optimizer
+        self.primary, self._optimizer = primary, optimizer
+        # From what is added to a component's name to how its clip scores are made.
+        self._pools = {"" if isinstance(pool, str) else f"_{one}": POOLS[one] for one in pools}
         self.adams: dict[str, LaneAdam] = {}
         self.history: dict[str, list[Tensor]] = {}
         self.vitals: health.Vitals | None = None
         self.scaling: Scaling | None = None
         self.transductive = False
         self.at_test: Draw | None = None
+        self.outliers: Outliers | None = None
+        self.sections: tuple[str, ...] = ()
         self._last: Batch | None = None  # minibatch of an epoch
         self._tally: dict[str, tuple[Tensor, int]] = {}
         self._adams_to_load: dict[str, Tensor] = {}
@@ -91,6 +114,9 @@ class Detector(pl.LightningModule):
         self._drops = any(rate > 0 for rate in listed(dropout, self.lanes))
         self.dropout_rates = rates.reshape(*self.lanes, 1, 1)
         self.register_buffer("alive", torch.ones(self.lanes, dtype=torch.bool), persistent=False)
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+        if self.tells_sections:
+            self.register_buffer("spelt", torch.zeros(0, dtype=torch.int64))
         self._compiled: dict[str, Callable[..., Any]] = {}
         self._compile_for: int | None = None
         self._noise: Noise | None = None
@@ -140,6 +166,32 @@ class Detector(pl.LightningModule):
         """Columns of uniform noise (dropout) and of normal noise that one step takes."""
         raise NotImplementedError
 
+    def embed_windows(self, batch: Batch) -> Tensor:
+        """Where windows lie among others, shape (windows, numbers): for `outliers`.
+
+        A clip lies at the mean of its windows.
+        """
+        raise NotImplementedError
+
+    def know(self, sections: Sequence[str]) -> None:
+        """Makes what depends on which sections there are, anew.
+
+        Called before training, and before weights are loaded, in the dtype that tensors then
+        have: what is made is brought to it afterwards.
+        """
+
+    def take_stage(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        """Takes over what another model learnt first, as `model.stages` asks for.
+
+        Called after `prepare`, before the first step; not where a stored run is loaded, whose
+        own weights have to hold it all.
+
+        Args:
+            name: Of that model.
+            weights: Its `state_dict`.
+        """
+        raise NotImplementedError
+
     def prepare(self, windows: Windows, scored: Sequence[str] = ()) -> None:
         """What must be known of the training clips before the first step, kept in buffers.
 
@@ -149,10 +201,69 @@ class Detector(pl.LightningModule):
             windows: Of the training clips.
             scored: Sections of the clips that will be scored, as far as they are known: what
                 cannot be scored is refused now, not after hours.
+
+        Raises:
+            BadInput: A section that will be scored is not trained on, and it tells sections.
         """
+        if self.tells_sections:
+            self._know("\n".join(sorted(set(windows.sections))).encode())
+            self._section_numbers(scored)
+        if self.outliers is not None:
+            self.outliers.check(windows.sections, scored)
+
+    def fit(self, windows: Windows) -> None:
+        """What scores need to know of the training clips, after training: fits `outliers`.
+
+        Weights, running statistics and random state are left as they are.
+        """
+        if self.outliers is not None:
+            _, embeddings = self._seen(windows)
+            assert embeddings is not None
+            self.outliers.fit(embeddings, windows.sections)
 
     def between_blocks(self) -> None:
         """What may wait for the host: called after each block of minibatches."""
+
+    # Sections ---------------------------------------------------------------------------------
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:  # noqa: ANN401 - torch's own
+        """As torch, after a look at which sections the state knows."""
+        if self.tells_sections:
+            self._know(bytes(state_dict["spelt"].tolist()))
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def classes(self, batch: Batch) -> Tensor:
+        """The section that each window is of, by its number in `sections`, shape (windows,).
+
+        Raises:
+            BadInput: A section that was not trained on.
+        """
+        numbers = torch.tensor(self._section_numbers(batch.source.sections))
+        return numbers[batch.clip].to(self.like.device)
+
+    def _know(self, names: bytes) -> None:
+        self.sections = tuple(names.decode().split("\n")) if names else ()
+        self.spelt = torch.tensor(list(names), dtype=torch.int64, device=self.like.device)
+        self.know(self.sections)
+        self.to(self.like)
+
+    def _section_numbers(self, sections: Sequence[str]) -> list[int]:
+        """Each section by its number among those trained on."""
+        numbers = {name: number for number, name in enumerate(self.sections)}
+        if unknown := set(sections) - numbers.keys():
+            said = ", ".join(repr(name) for name in sorted(unknown))
+            raise BadInput(
+                f"{self._called} trains on the sections {', '.join(self.sections)} and knows "
+                f"nothing of {said}, which a clip's name or --section says; name one of these, "
+                "leave such clips out, or train on them too (dataset.train=both)"
+            )
+        return [numbers[section] for section in sections]
+
+    @property
+    def _called(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
 
     # What all share ---------------------------------------------------------------------------
 
@@ -285,8 +396,8 @@ class Detector(pl.LightningModule):
         return first_try
 
     def _like(self) -> Tensor:
-        """Any parameter: device and dtype of whatever enters the networks."""
-        return next(self.parameters())
+        """A tensor of the device and dtype of whatever enters the networks."""
+        return self.like
 
     def training_step(self, block: Block, index: int) -> None:
         """Learns from a block of minibatches."""
@@ -319,7 +430,8 @@ class Detector(pl.LightningModule):
         self._tally.clear()
         if self.vitals is not None and self._last is not None:
             with torch.no_grad():
-                scores = self.score_windows(self._last)[self.primary].double()
+                found = self.score_windows(self._last)
+                scores = found.get(self.primary, next(iter(found.values()))).double()
             for name, value in health.of_epoch(self.vitals, scores).items():
                 self.history.setdefault(f"{health.PREFIX}{name}", []).append(value.double().cpu())
         self._last = None
@@ -340,7 +452,6 @@ class Detector(pl.LightningModule):
         for name, values in self._held.items():
             self.history.setdefault(name, []).append(torch.cat(values, -1).mean(-1).cpu())
 
-    @torch.no_grad()
     def score_clips(self, windows: Windows) -> dict[str, Tensor]:
         """Component scores of every clip.
 
@@ -349,12 +460,45 @@ class Detector(pl.LightningModule):
 
         Returns:
             Each of shape (*lanes, clips), float64, on the CPU.
+
+        Raises:
+            BadInput: None of them is `primary`.
+        """
+        scores, embeddings = self._seen(windows)
+        if embeddings is not None and self.outliers is not None:
+            scores |= self.outliers.scores(embeddings, windows.sections)
+        if self.primary not in scores:
+            raise BadInput(
+                f"model.primary={self.primary}: {self._called} has no such score; it has "
+                f"{', '.join(scores)}"
+            )
+        return scores
+
+    def score_names(self, windows: Windows) -> list[str]:
+        """What `score_clips` calls its scores; looks at the first windows, before any training."""
+        picks = torch.arange(min(2, len(windows)))
+        batch = Batch(self._taken_in(windows.gather(picks)), picks, windows, -1)
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            found = self.score_windows(batch)
+        self.train(was_training)
+        names = [f"{name}{pool}" for name in found for pool in self._pools]
+        return [*names, *(() if self.outliers is None else self.outliers.kinds)]
+
+    @torch.no_grad()
+    def _seen(self, windows: Windows) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Pooled window scores of clips, and where there are outliers to find the embeddings.
+
+        Returns:
+            Scores, each of shape (*lanes, clips), and embeddings of shape (clips, numbers), all
+            float64 on the CPU.
         """
         was_training = self.training
         self.eval()
-        pool = POOLS[self._pool]
         pooled: dict[str, list[Tensor]] = {}
-        most = SCORING_WINDOWS
+        embeddings: list[Tensor] = []
+        most = self.scored_at_once
         if self.transductive:
             if int(windows.bounds.diff().min()) < 2:
                 raise BadInput("model.bn_at_test=clip: a clip of one window has no statistics")
@@ -363,15 +507,27 @@ class Detector(pl.LightningModule):
         for first, last in clip_groups(windows.bounds, most):
             bounds = windows.bounds[first : last + 1]
             picks = torch.arange(int(bounds[0]), int(bounds[-1]))
-            gathered = self._taken_in(windows.gather(picks))
-            scores = self.score_windows(Batch(gathered, picks, windows, -1))
             sizes = bounds.diff().tolist()
-            for name, values in scores.items():
-                clips = [pool(of_clip) for of_clip in values.double().split(sizes, dim=-1)]
-                pooled.setdefault(name, []).append(torch.stack(clips, -1).cpu())
+            found: dict[str, list[Tensor]] = {}
+            places: list[Tensor] = []
+            for some in picks.split(most or len(picks)):
+                batch = Batch(self._taken_in(windows.gather(some)), some, windows, -1)
+                for name, values in self.score_windows(batch).items():
+                    found.setdefault(name, []).append(values.double())
+                if self.outliers is not None:
+                    places.append(self.embed_windows(batch).double())
+            for name, pieces in found.items():
+                of_clips = torch.cat(pieces, -1).split(sizes, dim=-1)
+                for pool, pooling in self._pools.items():
+                    clips = torch.stack([pooling(of_clip) for of_clip in of_clips], -1)
+                    pooled.setdefault(f"{name}{pool}", []).append(clips.cpu())
+            if places:
+                of_clips = torch.cat(places).split(sizes)
+                embeddings.append(torch.stack([of_clip.mean(0) for of_clip in of_clips]).cpu())
         self.at_test = None
         self.train(was_training)
-        return {name: torch.cat(values, -1) for name, values in pooled.items()}
+        scores = {name: torch.cat(values, -1) for name, values in pooled.items()}
+        return scores, torch.cat(embeddings) if embeddings else None
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

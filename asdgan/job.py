@@ -24,13 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 
 import asdgan
 from asdgan import health, ledger, metrics, settings
-from asdgan.errors import Stopped
+from asdgan.errors import BadInput, Stopped
 from asdgan.material import Material
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:
     from asdgan.detector import Detector
-    from asdgan.windows import Windows
+    from asdgan.windows import Drawing, Windows
 
 log = logging.getLogger("asdgan")
 
@@ -88,16 +88,30 @@ def alone(config: DictConfig, material: Material) -> Stack:
 
 def steps_of(config: DictConfig, train: "Windows", epochs: int) -> int:
     """Optimiser steps of a training."""
+    import torch
+
     from asdgan import windows
 
     numbers, _ = _held_out(config, train)
-    return windows.steps_of(len(numbers), config.batch) * epochs
+    count = drawing_of(config).count(torch.bincount(train.clip[numbers]))
+    return windows.steps_of(count, config.batch) * epochs
+
+
+def drawing_of(config: DictConfig) -> "Drawing":
+    """Which of the training windows an epoch takes; old configs do not say, and take all."""
+    from asdgan.windows import Drawing
+
+    return Drawing(
+        per_clip=config.windows.get("per_clip"), per_epoch=config.windows.get("per_epoch")
+    )
 
 
 def threads_of(config: DictConfig, lanes: int, usable: int) -> int:
     """CPU threads: as asked for, or one for small steps and all that are usable otherwise."""
     if config.trainer.threads != "auto":
         return config.trainer.threads
+    if hydra.utils.get_class(config.model._target_).convolutional:
+        return usable
     return 1 if config.batch * lanes < SMALL_STEP else usable
 
 
@@ -215,6 +229,7 @@ def fit(
     detector = settings.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
     detector.prepare(train, scored)
+    _refuse_primary(detector, train)
     numbers, held = _held_out(config, train)
     detector.fit_scaling(train, numbers)
     found = _found(saving)
@@ -229,6 +244,7 @@ def fit(
         held=held,
         seeds=detector.seeds,
         batch=config.batch,
+        drawing=drawing_of(config),
         first_epoch=first_epoch,
         first_block=first_block,
     )
@@ -278,6 +294,16 @@ def fit(
             writing.write_now()
         raise
     return detector
+
+
+def _refuse_primary(detector: "Detector", train: "Windows") -> None:
+    """Refuses a score that the detector does not have, before hours of training."""
+    names = detector.score_names(train)
+    if detector.primary not in names:
+        raise BadInput(
+            f"model.primary={detector.primary}: there is no such score; there are "
+            f"{', '.join(names)}"
+        )
 
 
 def _reads(stack: Stack, epochs: int, wanted: Collection[str] | None) -> bool:
@@ -336,6 +362,7 @@ def _read(
     }
     if not named:
         return []
+    detector.fit(material.train)
     scores = {} if material.test is None else detector.score_clips(material.test)
     chosen = torch.tensor(list(named))
     clips = material.test_clips

@@ -373,6 +373,7 @@ class LaneAdam(torch.optim.Adam):
         beta1: float | Sequence[float],
         beta2: float,
         eps: float,
+        weight_decay: float | None = None,
     ) -> None:
         """Cuts the parameters into slices where lanes differ."""
         self._parameters = list(parameters)
@@ -402,6 +403,8 @@ class LaneAdam(torch.optim.Adam):
                 for (lr, beta1), leaves in groups.items()
             ],
             eps=eps,
+            weight_decay=weight_decay or 0.0,
+            decoupled_weight_decay=bool(weight_decay),
             fused=True,
         )
 
@@ -508,9 +511,15 @@ def adam(
     beta1: float | Sequence[float],
     beta2: float,
     eps: float,
+    weight_decay: float | None = None,
 ) -> LaneAdam:
-    """Adam (Kingma and Ba, 2015) with one learning rate and beta1 for all lanes, or one a lane."""
-    return LaneAdam(parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+    """Adam (Kingma and Ba, 2015) with one learning rate and beta1 for all lanes, or one a lane.
+
+    With a weight decay it is AdamW (Loshchilov and Hutter, 2019): the decay passes no moment.
+    """
+    return LaneAdam(
+        parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
+    )
 
 
 def _plain_list(value: float | Sequence[float]) -> list[float]:

@@ -14,8 +14,9 @@ class Scaling(nn.Module):
     """Each mel band shifted and stretched; the identity until it is fitted.
 
     Args:
-        how: `standard` (mean 0, standard deviation 1) or `minmax` (from -1 to 1). A band that is
-            constant is shifted only, and test frames may lie beyond the range.
+        how: `standard` (mean 0, standard deviation 1) or `minmax` (from -1 to 1), of each band by
+            itself; `global_standard` and `global_minmax` of all bands together. What is constant
+            is shifted only, and test frames may lie beyond the range.
         features: Numbers in a window.
         lanes: Leading shape of what is kept. Lanes hear the same frames: all hold the same.
     """
@@ -44,8 +45,12 @@ class Scaling(nn.Module):
             *map(_summed, windows.frames_of(numbers)), strict=True
         )
         low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
-        if self._how == "standard":
-            middle, square = (torch.stack(of).sum(0) / sum(counts) for of in (totals, squares))
+        total, square = (torch.stack(of).sum(0) / sum(counts) for of in (totals, squares))
+        if self._how.startswith("global_"):
+            low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+            total, square = (of.mean().expand_as(of) for of in (total, square))
+        if self._how.endswith("standard"):
+            middle = total
             reach = (square - middle.square()).clamp_min(0).sqrt()
         else:
             middle, reach = (high + low) / 2, (high - low) / 2

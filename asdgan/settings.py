@@ -34,6 +34,9 @@ LANE_AXES = (
     "seed", "lr", "beta1", "dropout", "init", "lambda_adv", "lambda_con", "lambda_lat",
 )  # fmt: skip
 
+POOLED = ("mean", "max", "min", "p90")  # of detector.py
+NORMS = ("standard", "minmax", "global_standard", "global_minmax")  # of scaling.py
+
 # What a stored config may build. A model is one of ours; nothing else is ever called.
 TARGETS = ("asdgan.lanes.adam",)
 MODELS = "asdgan.models."
@@ -53,6 +56,10 @@ def _number(v: Any) -> bool:  # noqa: ANN401 - any config value
 
 def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
     return " or ".join(choices), lambda v: isinstance(v, str) and v in choices
+
+
+def _none_or(rule: tuple[str, Callable[[Any], bool]]) -> Callable[[Any], bool]:
+    return lambda v: v is None or rule[1](v)
 
 
 _POSITIVE = ("a number above 0", lambda v: _number(v) and v > 0)
@@ -90,8 +97,10 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "windows.frames": _whole(1),
     "windows.stride": _whole(1),
     "windows.feature_norm": (
-        "standard, minmax or null", lambda v: v in (None, "standard", "minmax"),
+        f"{', '.join(NORMS)} or null", lambda v: v is None or v in NORMS,
     ),
+    "windows.per_clip": ("null or a whole number of at least 1", _none_or(_whole(1))),
+    "windows.per_epoch": ("null or a whole number of at least 2", _none_or(_whole(2))),
     "windows.test_stride": _whole(1),
     "windows.val_split": _one_of("none", "keras_tail", "random_clips"),
     "windows.val_fraction": ("a number between 0 and 1", lambda v: _number(v) and 0 < v < 1),
@@ -104,7 +113,10 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.last": _whole(1),
     "model.n_components": _whole(1),
     "model.frame_order": _one_of("centre_last", "natural"),
-    "model.pool": _one_of("mean", "max", "p90"),
+    "model.pool": (
+        f"{', '.join(POOLED)}, or a list of them",
+        lambda v: v in POOLED or (isinstance(v, list) and bool(v) and all(p in POOLED for p in v)),
+    ),
     "model.latent_activation": _one_of("bn_relu", "linear"),
     "model.output_activation": _one_of("linear", "tanh"),
     "model.activation_slope": _RATE,
@@ -142,6 +154,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.outliers.trees": _whole(1),
     "optimizer.beta2": _RATE,
     "optimizer.eps": _POSITIVE,
+    "optimizer.weight_decay": ("null or a number of at least 0", _none_or(_WEIGHT)),
     "selection.settings": _one_of("named", "published", "label_free", "oracle"),
     "selection.checkpoint": _one_of("last"),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),

@@ -164,6 +164,48 @@ def held_out(windows: Windows, *, split: str, fraction: float, seed: int) -> tup
     return train, held
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How many of the training windows an epoch draws; all of them, once, as it stands.
+
+    Attributes:
+        per_clip: Of each clip at most that many, others in every epoch; None for all.
+        per_epoch: In all: once all were drawn they are drawn again, in another order, and the
+            epoch ends where that many have been; None for all once.
+    """
+
+    per_clip: int | None = None
+    per_epoch: int | None = None
+
+    def count(self, per_clip: Tensor) -> int:
+        """Windows in an epoch of clips that have `per_clip` windows each, shape (clips,)."""
+        most = per_clip if self.per_clip is None else per_clip.clamp(max=self.per_clip)
+        return self.per_epoch or int(most.sum())
+
+    def draw(self, windows: Windows, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """Some of the window numbers, in the order in which they are learnt from."""
+        rounds = [self._all(windows, numbers, generator)]
+        if self.per_epoch is None:
+            return rounds[0]
+        while sum(map(len, rounds)) < self.per_epoch:
+            rounds.append(self._all(windows, numbers, generator))
+        return torch.cat(rounds)[: self.per_epoch]
+
+    def _all(self, windows: Windows, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = numbers[torch.randperm(len(numbers), generator=generator)]
+        if self.per_clip is None:
+            return drawn
+        by_clip = windows.clip[drawn].argsort(stable=True)
+        counts = torch.bincount(windows.clip[drawn])
+        first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+        place = torch.empty_like(by_clip)  # of each among the drawn of its clip
+        place[by_clip] = torch.arange(len(drawn)) - first
+        return drawn[place < self.per_clip]
+
+
+EVERYTHING = Drawing()
+
+
 class Block:
     """Some minibatches in a row: what Lightning takes for one batch.
 
@@ -221,6 +263,7 @@ class WindowData(pl.LightningDataModule):
         held: Numbers of the windows held out, maybe none.
         seeds: One per lane; lanes of one seed share their minibatches.
         batch: Windows in a minibatch.
+        drawing: Which of the training windows an epoch takes.
         block: Minibatches in a block.
         first_epoch: Epoch of this training that is the trainer's first, where it is resumed.
         first_block: Blocks of that epoch that are done already.
@@ -237,6 +280,7 @@ class WindowData(pl.LightningDataModule):
         held: Tensor,
         seeds: Sequence[int],
         batch: int,
+        drawing: Drawing = EVERYTHING,
         block: int = 64,
         first_epoch: int = 0,
         first_block: int = 0,
@@ -246,19 +290,20 @@ class WindowData(pl.LightningDataModule):
         self.source, self.train, self.held = source, train, held
         self._seeds = sorted(set(seeds))
         self._seed_of_lane = torch.tensor([self._seeds.index(seed) for seed in seeds])
-        self._batch, self._block = batch, block
+        self._batch, self._block, self._drawing = batch, block, drawing
         self.first_epoch, self.first_block = first_epoch, first_block
-        blocks = steps_of(len(train), batch * block)
+        self._count = drawing.count(torch.bincount(source.clip[train]))
+        blocks = steps_of(self._count, batch * block)
         if first_block and first_block >= blocks:
             raise BadInput(
-                f"first_block={first_block}, but {len(train)} windows make {blocks} blocks of "
+                f"first_block={first_block}, but {self._count} windows make {blocks} blocks of "
                 f"{block} minibatches of {batch}; this position is of another training"
             )
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one epoch."""
-        return steps_of(len(self.train), self._batch)
+        return steps_of(self._count, self._batch)
 
     @property
     def steps_before(self) -> int:
@@ -271,11 +316,11 @@ class WindowData(pl.LightningDataModule):
             self.source.to(self.trainer.strategy.root_device)
 
     def order(self, epoch: int) -> Tensor:
-        """Window numbers of one epoch, shape (seeds, windows): a permutation for each seed."""
+        """Window numbers of one epoch, shape (seeds, windows): drawn for each seed by itself."""
         orders = []
         for seed in self._seeds:
             generator = torch.Generator().manual_seed(key_of(seed, "order", epoch))
-            orders.append(self.train[torch.randperm(len(self.train), generator=generator)])
+            orders.append(self._drawing.draw(self.source, self.train, generator))
         return torch.stack(orders)
 
     def blocks(self, epoch: int) -> list[Block]:

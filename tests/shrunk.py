@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from asdgan import settings
+from asdgan.errors import BadInput
 from asdgan.features import Frames
 from asdgan.lanes import Noise
 from asdgan.windows import Batch, Windows
@@ -19,7 +20,8 @@ from asdgan.windows import Batch, Windows
 YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
 ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]
 NAMES = [path.stem for path in YAMLS if path.stem not in ENSEMBLES]
-SMALL = ("dataset=folder", "dataset.root=unused", "features.mels=16", "windows.frames=3")
+SMALL = ("dataset=folder", "dataset.root=unused", "features.mel_scale=slaney")
+SIZES = ((3, 16), (16, 16), (32, 32), (64, 64))  # frames and mel bands of a window
 # Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
 # its alignment, and with it which kernel multiplies its matrices.
 SMALLER = {
@@ -42,15 +44,32 @@ def _composed(name: str, *overrides: str):
     return settings.compose([f"model={name}", *SMALL, *overrides])
 
 
-def compose(name: str, *overrides: str):
-    """The model's real config with a small network and small windows."""
-    config = copy.deepcopy(_composed(name, *overrides))
+@functools.cache
+def size_of(name: str):
+    """The smallest window, frames and mel bands, that the model takes when it is shrunk."""
+    for frames, mels in SIZES[:-1]:
+        try:
+            settings.build(_shrunk(name, frames, mels))
+        except BadInput:
+            continue
+        return frames, mels
+    return SIZES[-1]
+
+
+def _shrunk(name: str, frames: int, mels: int, *overrides: str):
+    size = (f"windows.frames={frames}", f"features.mels={mels}")
+    config = copy.deepcopy(_composed(name, *size, *overrides))
     typed = {override.split("=")[0] for override in overrides}
     for key, value in SMALLER.items():
         at, _, last = key.rpartition(".")
         if key not in typed and last in (config[at] if at else config):
             (config[at] if at else config)[last] = value
     return config
+
+
+def compose(name: str, *overrides: str):
+    """The model's real config with a small network and small windows."""
+    return _shrunk(name, *size_of(name), *overrides)
 
 
 STACKABLE = [
@@ -62,9 +81,23 @@ STACKABLE = [
 def detector_of(config, dtype=torch.float32):
     """The detector, prepared on noise of its windows' shape, its optimisers made."""
     detector = settings.build(config).to(dtype)
-    detector.prepare(windows_of(length=config.windows.frames))
+    windows = windows_for(config, clips=12)
+    detector.prepare(windows)
     detector.configure_optimizers()
+    detector.fit(windows)
     return detector
+
+
+def windows_for(config, clips: int = 4, more: int = 17):
+    """Windows over noise, of the shape that a config says; the first clip has `more` + 1."""
+    frames, mels = config.windows.frames, config.features.mels
+    return windows_of(clips=clips, frames=frames + more, mels=mels, length=frames)
+
+
+def noise_for(config, windows: int = 16):
+    """Noise in the shape of a minibatch of windows, (windows, features)."""
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(windows, config.windows.frames * config.features.mels, generator=generator)
 
 
 def windows_of(clips: int = 4, frames: int = 20, mels: int = 16, length: int = 3, seed: int = 0):

@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load
-from shrunk import NAMES, STACKABLE, compose, windows_of
+from shrunk import NAMES, STACKABLE, compose, windows_for
 from torch import nn
 
 from asdgan import checkpoint
@@ -56,19 +56,20 @@ def names_of(lanes):
 def detector_of(name, lanes):
     """A stack of those lanes, or for None a single run; discriminators are often reborn."""
     detector = _maker(name, lanes)()
-    detector.prepare(material()[0])
+    detector.heard = material(name)
+    detector.prepare(detector.heard[0])
     return detector
 
 
 @functools.cache
-def material():
-    windows = windows_of()
+def material(name):
+    windows = windows_for(compose(name), clips=12, more=1)
     return windows, *held_out(windows, split="keras_tail", fraction=0.1, seed=0)
 
 
 def fit(detector, *callbacks, epoch=0, block=0, epochs=EPOCHS):
     """Trains as a run does, in blocks of one minibatch, from a position on."""
-    windows, train, held = material()
+    windows, train, held = detector.heard
     data = WindowData(
         windows, train=train, held=held, seeds=detector.seeds, batch=BATCH, block=1,
         first_epoch=epoch, first_block=block,
@@ -86,7 +87,8 @@ def fit(detector, *callbacks, epoch=0, block=0, epochs=EPOCHS):
 def outcome(detector):
     """All that a training leaves: its state, and the scores of every clip."""
     state = {key: value.clone() for key, value in detector.training_state().items()}
-    scores = detector.score_clips(material()[0])
+    detector.fit(detector.heard[0])
+    scores = detector.score_clips(detector.heard[0])
     return state | {f"score/{name}": values for name, values in scores.items()}
 
 

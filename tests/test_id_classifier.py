@@ -107,9 +107,9 @@ def test_one_section_is_refused_before_training():
 @pytest.mark.parametrize("section", ["05", ""])
 def test_a_section_that_was_not_trained_on_is_refused(section):
     detector = detector_of(SHRUNK)
-    with pytest.raises(BadInput, match=f"sections 00, 01 and has no class for '{section}', which"):
+    with pytest.raises(BadInput, match=f"sections 00, 01 and knows nothing of '{section}', which"):
         detector.score_clips(windows_by("00", section))
-    with pytest.raises(BadInput, match=f"sections 00, 01 and has no class for '{section}', which"):
+    with pytest.raises(BadInput, match=f"sections 00, 01 and knows nothing of '{section}', which"):
         detector.prepare(windows_by("00", "01"), ["00", section])
 
 

@@ -210,3 +210,16 @@ def test_keys_of_different_places_differ():
     keys = {key_of(seed, "noise", step) for seed in range(20) for step in range(20)}
     assert len(keys) == 400
     assert key_of(1, "a") == key_of(1, "a") < 2**63
+
+
+def test_weight_decay_is_that_of_adamw():
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    rates = {"lr": 0.1, "eps": 1e-8, "weight_decay": 0.3}
+    adam = LaneAdam([ours], beta1=0.9, beta2=0.999, **rates)
+    oracle = torch.optim.AdamW([theirs], betas=(0.9, 0.999), **rates)
+    for step in range(4):
+        gradient = torch.sin(torch.arange(7.0) + step)
+        adam.descend([gradient])
+        theirs.grad = gradient.clone()
+        oracle.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)

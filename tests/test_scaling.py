@@ -9,7 +9,7 @@ from asdgan.features import Frames
 from asdgan.scaling import Scaling
 from asdgan.windows import Windows
 
-HOW = ("standard", "minmax")
+HOW = ("standard", "minmax", "global_standard", "global_minmax")
 CLIPS = [Recording(0), Recording(1)]
 
 
@@ -48,6 +48,19 @@ def test_minmax_gives_each_band_the_range_from_minus_1_to_1():
     torch.testing.assert_close(seen.amax(0), torch.ones(48).double(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("how", "width"), [("global_standard", 1), ("global_minmax", 2)])
+def test_all_bands_together_keep_their_levels_to_one_another(how, width):
+    windows = windows_of()
+    frames = frames_of(windows, torch.arange(len(windows)))
+    seen = fitted(how, windows)(frames.repeat(1, 3))[:, :16]
+    middle, reach = (
+        (frames.mean(), frames.std(correction=0))
+        if width == 1
+        else ((frames.amax() + frames.amin()) / 2, (frames.amax() - frames.amin()) / 2)
+    )
+    torch.testing.assert_close(seen, (frames - middle) / reach, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("how", HOW)
 def test_frames_held_out_are_not_looked_at(how):
     values = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
@@ -61,7 +74,7 @@ def test_frames_held_out_are_not_looked_at(how):
         assert not torch.equal(fitted(how, both).get_buffer(name), value)
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", HOW[:2])
 def test_a_constant_band_is_shifted_to_0_and_not_stretched(how):
     values = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     values[:, 1] = -83.7

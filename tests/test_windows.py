@@ -6,14 +6,15 @@ from shrunk import Recording, windows_of
 
 from asdgan.errors import BadInput
 from asdgan.features import Frames
-from asdgan.windows import WindowData, Windows, held_out, steps_of
+from asdgan.windows import EVERYTHING, Drawing, WindowData, Windows, held_out, steps_of
 
 
-def data_of(windows, seeds=(0,), batch=8, block=3):
+def data_of(windows, seeds=(0,), batch=8, block=3, drawing=EVERYTHING):
     everything = torch.arange(len(windows))
     return WindowData(
-        windows, train=everything, held=everything[:0], seeds=seeds, batch=batch, block=block
-    )
+        windows, train=everything, held=everything[:0], seeds=seeds, batch=batch, block=block,
+        drawing=drawing,
+    )  # fmt: skip
 
 
 def test_a_window_is_consecutive_frames_of_one_clip_oldest_first():
@@ -84,6 +85,25 @@ def test_an_epoch_shows_every_window_once_and_skips_a_minibatch_of_one():
     assert [batch.step for batch in seen] == [0, 1, 2, 3]
     assert len(torch.cat([batch.picks for batch in seen]).unique()) == 36
     assert [batch.step for block in data.blocks(2) for batch in block] == [8, 9, 10, 11]
+
+
+def test_an_epoch_may_draw_some_windows_of_every_clip_others_each_time():
+    windows = windows_of(clips=3, frames=20)
+    data = data_of(windows, drawing=Drawing(per_clip=2), batch=4)
+    orders = [data.order(epoch)[0] for epoch in range(8)]
+    assert all(windows.clip[order].bincount().tolist() == [2, 2, 2] for order in orders)
+    assert len(torch.cat(orders).unique()) > 20
+    assert data.steps_per_epoch == len([batch for block in data.blocks(0) for batch in block]) == 2
+    assert any(windows.clip[order].diff().lt(0).any() for order in orders)
+
+
+@pytest.mark.parametrize(("per_epoch", "least", "most"), [(10, 0, 1), (37, 1, 1), (100, 2, 3)])
+def test_an_epoch_may_draw_so_many_windows_and_none_again_before_all_were(per_epoch, least, most):
+    windows = windows_of(clips=2, frames=20)
+    data = data_of(windows, drawing=Drawing(per_epoch=per_epoch), batch=7)
+    drawn = data.order(1)[0].bincount(minlength=37)
+    assert (drawn.sum(), drawn.min(), drawn.max()) == (per_epoch, least, most)
+    assert sum(len(block) for block in data.blocks(1)) == data.steps_per_epoch
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():

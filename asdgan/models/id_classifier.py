@@ -1,8 +1,7 @@
 """The MobileNetV2 baseline of DCASE 2021 and 2022: sections told from one another."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ NORM_MOMENTUM = 0.001  # share of a new batch in the running statistics: Keras' 
 NORM_EPS = 1e-3  # likewise
 STEM = 32  # channels of the first convolution, before the multiplier
 DIVISOR = 8  # of every number of channels
-SCORED = 256  # windows that are scored at once: their activations take a megabyte each
 EPS = sys.float_info.epsilon  # that probabilities are kept away from 0 by, in the literal score
 
 
@@ -67,14 +65,13 @@ class IdClassifier(Detector):
         primary: As in `Detector`.
         pool: Likewise.
         optimizer: Makes an optimiser from parameters.
-
-    Attributes:
-        sections: Those trained on, sorted; empty before `prepare`.
     """
 
     stackable = False
+    convolutional = True
+    tells_sections = True
+    scored_at_once = 256  # their activations take a megabyte each
     dropping: Tensor
-    spelt: Tensor
 
     def __init__(
         self,
@@ -101,9 +98,7 @@ class IdClassifier(Detector):
         self.body = _mobilenet(width, blocks, last)
         initialise(self.body, **self._filling, place=("body",))
         self.head: Linear | None = None
-        self.sections: tuple[str, ...] = ()
         self.register_buffer("dropping", self.dropout_rates, persistent=False)
-        self.register_buffer("spelt", torch.zeros(0, dtype=torch.int64))
 
     # Sections ---------------------------------------------------------------------------------
 
@@ -113,57 +108,18 @@ class IdClassifier(Detector):
         Raises:
             BadInput: All clips are of one section, or others than theirs will be scored.
         """
-        sections = sorted(set(windows.sections))
-        if len(sections) < 2:
+        super().prepare(windows, scored)
+        if len(set(windows.sections)) < 2:
             raise BadInput(
                 f"id_classifier tells sections of a machine type apart, and all its training "
-                f"clips are of section {sections[0]}; take a release with several, or another "
-                "model"
+                f"clips are of section {windows.sections[0]}; take a release with several, or "
+                "another model"
             )
-        self._know("\n".join(sections).encode())
-        self._numbers(scored)
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:  # noqa: ANN401 - torch's own
-        """As torch, after a look at which sections the state knows."""
-        self._know(bytes(state_dict["spelt"].tolist()))
-        return super().load_state_dict(state_dict, strict, assign)
-
-    def _know(self, names: bytes) -> None:
-        """Takes over sections, and makes a classifier of so many where there is none yet."""
-        like = self._like()
-        self.sections = tuple(names.decode().split("\n")) if names else ()
-        self.spelt = torch.tensor(list(names), dtype=torch.int64, device=like.device)
-        if self.head is None or self.head.weight.shape[-1] != len(self.sections):
-            self.head = Linear(self._averaged, len(self.sections), lanes=(), bias=True)
-            initialise(self.head, **self._filling, place=("head",))
-            self.head.to(like)
-
-    def _numbers(self, sections: Sequence[str]) -> list[int]:
-        """Each section by its number among those trained on.
-
-        Raises:
-            BadInput: A section that was not trained on.
-        """
-        numbers = {name: number for number, name in enumerate(self.sections)}
-        if unknown := set(sections) - numbers.keys():
-            said = ", ".join(repr(name) for name in sorted(unknown))
-            raise BadInput(
-                f"id_classifier trains on the sections {', '.join(self.sections)} and has no "
-                f"class for {said}, which a clip's name or --section says; name one of these, "
-                "leave such clips out, or train on them too (dataset.train=both)"
-            )
-        return [numbers[section] for section in sections]
-
-    def classes(self, batch: Batch) -> Tensor:
-        """The section that each window is of, by its number among those trained on.
-
-        Raises:
-            BadInput: A section that was not trained on.
-        """
-        of_windows = [batch.source.sections[clip] for clip in batch.clip.tolist()]
-        return torch.tensor(self._numbers(of_windows), device=self.spelt.device)
+    def know(self, sections: Sequence[str]) -> None:
+        """Makes a classifier of so many sections."""
+        self.head = Linear(self._averaged, len(sections), lanes=(), bias=True)
+        initialise(self.head, **self._filling, place=("head",))
 
     # Learning and scoring ---------------------------------------------------------------------
 
@@ -197,8 +153,7 @@ class IdClassifier(Detector):
     def score_windows(self, batch: Batch) -> dict[str, Tensor]:
         """How little a window is taken for its own section, in three ways."""
         own = self.classes(batch)[:, None]
-        pieces = [self.logits(piece, None) for piece in batch.windows.split(SCORED)]
-        logs = torch.cat(pieces).double().log_softmax(-1)
+        logs = self.logits(batch.windows, None).double().log_softmax(-1)
         log_p = logs.gather(-1, own).squeeze(-1)
         log_others = logs.scatter(-1, own, -torch.inf).logsumexp(-1)  # of 1 - p
         literal = log_others.exp().clamp(min=EPS) - log_p.exp().clamp(min=EPS).log()

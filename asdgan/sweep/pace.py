@@ -32,12 +32,12 @@ def estimate(jobs: Sequence[Job], *, slots: int) -> tuple[float, str]:
         "asdgan.sweep.pace:seconds_of", told, failing="steps could not be timed"
     )
     seconds = dict(zip(timed, measured, strict=True))
-    steps: dict[tuple[str, str, int, int], int] = {}
+    steps: dict[tuple[str, str, str, int], int] = {}
     assumed = False
     total = 0.0
     for job in jobs:
         config = job.stack.config
-        place = (job.root, job.stack.machine_type, config.windows.frames, config.batch)
+        place = (job.root, job.stack.machine_type, str(config.windows), config.batch)
         if place not in steps:
             steps[place], guessed = _steps(job)
             assumed |= guessed
@@ -76,7 +76,9 @@ def _steps(job: Job) -> tuple[int, bool]:
         )
     frames = 1 + samples // config.features.hop
     windows = max(0, frames - config.windows.frames) // config.windows.stride + 1
-    return -(-count * windows // config.batch), not job.root and not made
+    drawn = count * min(windows, config.windows.get("per_clip") or windows)
+    drawn = config.windows.get("per_epoch") or drawn
+    return -(-drawn // config.batch), not job.root and not made
 
 
 def seconds_of(config: DictConfig) -> float:
