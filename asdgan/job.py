@@ -17,18 +17,21 @@ from glob import escape
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import asdgan
-from asdgan import health, ledger, metrics, settings
+from asdgan import health, ledger, metrics, settings, stages
 from asdgan.errors import BadInput, Stopped
 from asdgan.material import Material
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from asdgan.detector import Detector
     from asdgan.windows import Drawing, Windows
 
@@ -179,6 +182,7 @@ def train(
     detector = fit(
         config,
         material.train,
+        stages=stages.learnt(config, _stage, recipe_of, on_steps),
         scored=() if material.test is None else material.test.sections,
         readings=stack.readings,
         on_reading=read,
@@ -198,6 +202,7 @@ def fit(
     train: "Windows",
     *,
     scored: Sequence[str] = (),
+    stages: Mapping[str, Mapping[str, "Tensor"]] = MappingProxyType({}),
     readings: Sequence[int] = (),
     on_reading: Callable[[int, "Detector"], None] | None = None,
     saving: Saving | None = None,
@@ -211,6 +216,7 @@ def fit(
         config: Of the run; it trains for `config.epochs` epochs.
         train: Windows of the training clips.
         scored: Sections of the clips that will be scored.
+        stages: Weights that were learnt first, by the name of their model.
         readings: Numbers of epochs at which `on_reading` is called.
         on_reading: Given the epochs done and the detector, which it must leave as it is.
         saving: Where its checkpoint is kept and what it may go on from; None for neither.
@@ -229,6 +235,8 @@ def fit(
     detector = settings.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
     detector.prepare(train, scored)
+    for name, weights in stages.items():
+        detector.take_stage(name, weights)
     _refuse_primary(detector, train)
     numbers, held = _held_out(config, train)
     detector.fit_scaling(train, numbers)
@@ -294,6 +302,14 @@ def fit(
             writing.write_now()
         raise
     return detector
+
+
+def _stage(
+    config: DictConfig, train: "Windows", key: str, path: Path, on_steps: OnSteps
+) -> "Detector":
+    """A stage, trained as any detector is."""
+    saving = Saving(path=path, points=[key], known=[path], first=config.epochs)
+    return fit(config, train, saving=saving, on_steps=on_steps)
 
 
 def _refuse_primary(detector: "Detector", train: "Windows") -> None:

@@ -1,5 +1,6 @@
 """What one machine type gives: windows to learn from, clips to score, and who they are."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from asdgan import clips, demo, odd, sieve
 from asdgan.audio import wav_length
 from asdgan.errors import BadInput
+from asdgan.files import canonical
 from asdgan.logmel import LogMel
 from asdgan.sieve import LeftOut
 from asdgan.terminal import printable
@@ -33,7 +35,8 @@ class Material:
 
     Attributes:
         machine_type: Its name.
-        data: Fingerprint of its clips.
+        data: Fingerprint of its clips, and of those that a stage learns from.
+        train_data: Fingerprint of its training clips alone.
         train: Windows of the training clips.
         train_clips: How many those are.
         test: Windows of the test clips, or None where there are none.
@@ -43,6 +46,7 @@ class Material:
 
     machine_type: str
     data: str
+    train_data: str
     train: "Windows"
     train_clips: int
     test: "Windows | None"
@@ -142,11 +146,39 @@ def fingerprint_of(config: DictConfig, root: Path, machine_type: str, counter: C
     """
     table, left_out = table_of(config, root, machine_type, counter)
     _say_left_out(machine_type, left_out)
-    return clips.fingerprint(table, _store(config) / "digests.json")
+    return _whole(config, root, clips.fingerprint(table, _digests(config)))
 
 
-def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) -> Material:
+def _whole(config: DictConfig, root: Path, data: str) -> str:
+    """A fingerprint, and with it that of the clips that stages learn from."""
+    if not config.model.get("stages"):
+        return data
+    from asdgan import settings  # which loads Hydra
+
+    heard = {}
+    for name, one in settings.stages_of(config).items():
+        for machine_type in machine_types_of(one.machine, root, one):
+            table, _ = table_of(one, root, machine_type, uncounted)
+            part = [clip for clip in table if clip.split == "train"]
+            heard[f"{name}/{machine_type}"] = clips.fingerprint(part, _digests(one), judged=False)
+    return hashlib.sha256(canonical([data, heard])).hexdigest()[: len(data)]
+
+
+def listen(
+    config: DictConfig,
+    root: Path,
+    machine_type: str,
+    counter: Counter,
+    splits: Sequence[str] = ("train", "test"),
+) -> Material:
     """Clips, their frames and windows; computed once for equal clips and feature settings.
+
+    Args:
+        config: Of a run.
+        root: Of the data set.
+        machine_type: The one to listen to.
+        counter: Shows progress.
+        splits: Those that are listened to; `train` among them.
 
     Raises:
         BadInput: The data set or one of its clips cannot be used.
@@ -156,21 +188,22 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
 
     table, left_out = table_of(config, root, machine_type, counter)
     _say_left_out(machine_type, left_out)
-    digests = _store(config) / "digests.json"
+    digests = _digests(config)
     log_mel = LogMel(**config.features)
     advance = counter(f"{machine_type}: log-mel", len(table))
-    windows: dict[str, Windows | None] = {}
+    windows: dict[str, Windows] = {}
+    data: dict[str, str] = {}
     lengths: dict[clips.Clip, int] = {}  # in frames
-    for split in ("train", "test"):
+    for split in splits:
         part = [clip for clip in table if clip.split == split]
         if not part:
-            windows[split] = None
             continue
+        data[split] = clips.fingerprint(part, digests, judged=False)
         frames = stored_frames(
             part,
             log_mel,
             store=_store(config),
-            data=clips.fingerprint(part, digests, judged=False),
+            data=data[split],
             threads=_threads(config),
             on_clip=advance,
         )
@@ -178,15 +211,14 @@ def listen(config: DictConfig, root: Path, machine_type: str, counter: Counter) 
         windows[split] = Windows(frames, part, length=config.windows.frames, stride=stride)
         lengths |= zip(part, frames.starts.diff().tolist(), strict=True)
     _say_lengths(machine_type, lengths, log_mel)
-    train = windows["train"]
-    assert train is not None  # clip_table refuses a machine type without training clips
     return Material(
         machine_type=machine_type,
-        data=clips.fingerprint(table, digests),
-        train=train,
+        data=_whole(config, root, clips.fingerprint(table, digests)),
+        train_data=data["train"],  # clip_table refuses a machine type without training clips
+        train=windows["train"],
         train_clips=sum(clip.split == "train" for clip in table),
-        test=windows["test"],
-        test_clips=[clip for clip in table if clip.split == "test"],
+        test=windows.get("test"),
+        test_clips=[clip for clip in table if clip.split == "test" and "test" in windows],
         left_out=left_out,
     )
 
@@ -245,5 +277,14 @@ def _threads(config: DictConfig) -> int:
     return min(usable_cores(), 16) if config.trainer.threads == "auto" else config.trainer.threads
 
 
+def uncounted(what: str, count: int) -> Advance:
+    """Shows no progress."""
+    return lambda done: None
+
+
 def _store(config: DictConfig) -> Path:
     return Path(config.outputs) / "features"
+
+
+def _digests(config: DictConfig) -> Path:
+    return _store(config) / "digests.json"

@@ -7,6 +7,7 @@ the nearest, a wrong choice with the choices, all bad values in one list.
 
 import copy
 import difflib
+import functools
 import math
 import os
 import re
@@ -157,6 +158,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer.weight_decay": ("null or a number of at least 0", _none_or(_WEIGHT)),
     "selection.settings": _one_of("named", "published", "label_free", "oracle"),
     "selection.checkpoint": _one_of("last"),
+    "trainer.quick": _FLAG,
     "trainer.accelerator": _one_of("auto", "cpu", "gpu"),
     "trainer.dtype": _one_of("float32", "float64"),
     "trainer.precision": _one_of("highest", "medium"),
@@ -270,6 +272,40 @@ def is_ensemble(config: DictConfig) -> bool:
     return "members" in config.model
 
 
+# What a stage shares with the run it is for.
+WITH_STAGES = ("dataset", "features", "trainer", "outputs")
+
+
+def stages_of(config: DictConfig) -> dict[str, DictConfig]:
+    """The settings of each model that has to be learnt first (asdgan/stages.py), checked.
+
+    Raises:
+        BadInput: What was typed for a stage is wrong, or is not the stage's to choose.
+    """
+    found = {}
+    for name, typed in (config.model.get("stages") or {}).items():
+        try:
+            for override in parsed(typed):
+                key = override.get_key_element()
+                if key.partition(".")[0] in WITH_STAGES:
+                    raise BadInput(
+                        f"{override.input_line}: a stage has it from its run; say it there"
+                    )
+            pace = ["trainer=quick"] if config.trainer.get("quick") else []
+            one = _stage(str(name), (*pace, *typed)).copy()
+            for key in WITH_STAGES:
+                one[key] = config[key]
+            found[str(name)] = checked(one)
+        except BadInput as error:
+            raise BadInput(f"model.stages.{name}: {error}") from None
+    return found
+
+
+@functools.cache
+def _stage(name: str, typed: tuple[str, ...]) -> DictConfig:
+    return composed([f"model={name}", *typed])
+
+
 def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
     """Refuses values out of range, settings a model does not use, and settings that are missing.
 
@@ -305,6 +341,13 @@ def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
             hint = " (its members may: model.members.NAME)" if is_ensemble(config) else ""
             wrong.append(f"{key}={_shown(value)}: {config.detector} has no such setting{hint}")
     wrong += _wrong_features(plain)
+    if plain.get("trainer.quick"):
+        short = sorted(path.stem for path in (CONF / "tempo" / "quick").glob("*.yaml"))
+        if config.detector not in short:
+            wrong.append(
+                f"trainer=quick: {config.detector} has nothing that it would cut short; it is for "
+                f"{', '.join(short)}; leave it out, and set epochs or windows.per_epoch instead"
+            )
     target = plain.get("model._target_", "")
     if not str(target).startswith(MODELS):
         wrong.append(f"model._target_={target}: only {MODELS}* is ever built")
@@ -356,6 +399,9 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
         and not _says_again(key, value)
     }
     chosen = ("release", "subset", "train", "channel")
+    for name, one in stages_of(config).items():
+        theirs = identity(one, one.machine)
+        kept |= {f"{name}.{key}": of for key, of in theirs.items() if kept.get(key) != of}
     return kept | {
         **{
             f"dataset.{name}": flat[f"dataset.{name}"]

@@ -5,7 +5,7 @@ The frames of all clips lie in one tensor, flattened; seen with a row step of on
 over the edge of a clip. An epoch is a permutation drawn from (seed, epoch).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,64 @@ class Windows:
     def _seen_as_rows(self, values: Tensor) -> Tensor:
         rows = values.shape[0] - self._length + 1
         return values.as_strided((rows, self._length * self._mels), (self._mels, 1))
+
+
+class Joined(Windows):
+    """The windows of several machine types, one after the other, each where it lies.
+
+    A section is named after its machine type, too: `fan 00`.
+
+    Args:
+        parts: By machine type; all windows have one shape.
+    """
+
+    def __init__(self, parts: Mapping[str, Windows]) -> None:
+        """Takes what is known of each part."""
+        self._parts = tuple(parts.values())
+        sizes = torch.tensor([0, *(len(part) for part in self._parts)]).cumsum(0)
+        clips = torch.tensor([0, *(len(part.sections) for part in self._parts)]).cumsum(0)
+        self._firsts = sizes.tolist()
+        self.clip = torch.cat([p.clip + first for p, first in zip(self._parts, clips)])  # noqa: B905 - one edge more
+        bounds = [p.bounds[1:] + first for p, first in zip(self._parts, sizes)]  # noqa: B905 - likewise
+        self.bounds = torch.cat([sizes[:1], *bounds])
+        self.sections = tuple(f"{name} {one}" for name, of in parts.items() for one in of.sections)
+        self.domains = tuple(one for part in self._parts for one in part.domains)
+        self.attributes = tuple(one for part in self._parts for one in part.attributes)
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return self._firsts[-1]
+
+    @property
+    def features(self) -> int:
+        """As `Windows`."""
+        return self._parts[0].features
+
+    def to(self, device: torch.device | str) -> "Joined":
+        """As `Windows`, part by part."""
+        for part in self._parts:
+            part.to(device)
+        return self
+
+    def gather(self, picks: Tensor) -> Tensor:
+        """As `Windows`."""
+        flat, found = picks.reshape(-1), None
+        for part, first, last in zip(self._parts, self._firsts, self._firsts[1:], strict=False):
+            mine = ((flat >= first) & (flat < last)).nonzero().squeeze(-1)
+            if len(mine):
+                values = part.gather(flat[mine] - first)
+                if found is None:
+                    found = values.new_empty(len(flat), self.features)
+                found[mine.to(values.device)] = values.to(found.device)
+        assert found is not None  # nobody asks for none
+        return found.reshape(*picks.shape, -1)
+
+    def frames_of(self, picks: Tensor, piece: int = 1 << 16) -> Iterator[Tensor]:
+        """As `Windows`."""
+        for part, first, last in zip(self._parts, self._firsts, self._firsts[1:], strict=False):
+            mine = picks[(picks >= first) & (picks < last)] - first
+            if len(mine):
+                yield from part.frames_of(mine, piece)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ FORBIDDEN = {
     "scaling": {"models", "detector", "metrics", "ledger", "run", "settings", "board", "sweep"},
     "outliers": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
+    "stages": {"models", "ledger", "job", "run", "board", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
     "official": {"models", "detector", "windows", "ledger", "run", "settings", "sweep"},
     **{

@@ -6,7 +6,15 @@ from shrunk import Recording, windows_of
 
 from asdgan.errors import BadInput
 from asdgan.features import Frames
-from asdgan.windows import EVERYTHING, Drawing, WindowData, Windows, held_out, steps_of
+from asdgan.windows import (
+    EVERYTHING,
+    Drawing,
+    Joined,
+    WindowData,
+    Windows,
+    held_out,
+    steps_of,
+)
 
 
 def data_of(windows, seeds=(0,), batch=8, block=3, drawing=EVERYTHING):
@@ -157,3 +165,16 @@ def test_the_trainer_sees_every_block_of_every_epoch():
     trainer.fit(Listening(), datamodule=data)
     assert len(data.blocks(0)) > 3
     assert seen == list(range(2 * data.steps_per_epoch))
+
+
+def test_joined_windows_are_those_of_each_part_one_after_the_other():
+    fan, valve = windows_of(clips=2, seed=1), windows_of(clips=3, seed=2)
+    both = Joined({"fan": fan, "valve": valve})
+    parts = [part.gather(torch.arange(len(part))) for part in (fan, valve)]
+    order = torch.randperm(len(both))
+    assert torch.equal(both.gather(order.reshape(2, -1)).flatten(0, 1), torch.cat(parts)[order])
+    assert both.sections == ("fan 00", "fan 01", "valve 00", "valve 01", "valve 00")
+    counts = both.clip.bincount().tolist()
+    assert counts == both.bounds.diff().tolist() == [18, 19, 18, 19, 20]
+    frames = [torch.cat(list(part.frames_of(torch.arange(len(part))))) for part in (fan, valve)]
+    assert torch.equal(torch.cat(list(both.frames_of(torch.arange(len(both))))), torch.cat(frames))

@@ -1,0 +1,157 @@
+"""What is learnt first: a model trained once, whose weights every run that asks for it takes over.
+
+`model.stages` names models like any other, with what is typed for each. A stage hears the normal
+training clips of every machine type, unless `machine` is typed for it, and its seed is its own, so
+that runs of other machine types and seeds share it. It is found by a key of its settings, recipe
+and clips below `outputs/stages`, or trained there: by one process, while the others wait. Its
+checkpoint is minutes old, like that of any training.
+"""
+
+import fcntl
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from asdgan import files, material, settings
+from asdgan.errors import BadInput, Damaged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from asdgan.detector import Detector
+    from asdgan.windows import Windows
+
+log = logging.getLogger("asdgan")
+
+WEIGHTS, RECORD, LOCK = "weights.safetensors", "stage.json", "lock"
+CHECKPOINT = "checkpoint"
+LOOKED = 1.0  # seconds between two looks at whether another process is done
+
+OnSteps = Callable[[int, str], None]
+# Trains a stage: its settings, windows, key, where its checkpoint is kept, and who is told.
+Fit = Callable[[DictConfig, "Windows", str, Path, OnSteps], "Detector"]
+
+
+def learnt(
+    config: DictConfig, fit: Fit, recipe_of: Callable[[DictConfig], int], on_steps: OnSteps | None
+) -> dict[str, Mapping[str, "Tensor"]]:
+    """The weights of each stage of a run, by its model's name, on the CPU.
+
+    Args:
+        config: Of the run.
+        fit: Trains what is not there yet.
+        recipe_of: Gives the recipe of a model.
+        on_steps: Told that something goes on, with no step of the run's own.
+
+    Raises:
+        BadInput: A stage cannot be composed or trained.
+    """
+    return {
+        name: _weights(name, one, fit, recipe_of(one), on_steps or (lambda *_: None))
+        for name, one in settings.stages_of(config).items()
+    }
+
+
+def _weights(
+    name: str, config: DictConfig, fit: Fit, recipe: int, on_steps: OnSteps
+) -> Mapping[str, "Tensor"]:
+    from asdgan.windows import Joined
+
+    root = material.root_of(config, material.uncounted)
+    heard = {
+        machine_type: material.listen(
+            config, root, machine_type, _counted(name, on_steps), splits=("train",)
+        )
+        for machine_type in material.machine_types_of(config.machine, root, config)
+    }
+    body = {
+        "settings": settings.identity(config, ",".join(heard)),
+        "recipe": recipe,
+        "data": {machine_type: of.train_data for machine_type, of in heard.items()},
+    }
+    key = hashlib.sha256(files.canonical(body)).hexdigest()[:16]
+    folder = Path(config.outputs) / "stages" / f"{name}-{key}"
+
+    def say(steps: int, where: str) -> None:
+        on_steps(0, f"{name}: {where}")
+
+    with _alone(folder / LOCK, lambda: say(0, "another process trains it")):
+        try:
+            return _read(folder, body)
+        except FileNotFoundError:
+            pass
+        except Damaged as error:
+            log.warning("%s; training this stage again", error)
+        log.info("%s: learnt first, from %s", name, ", ".join(heard))
+        windows = Joined({machine_type: of.train for machine_type, of in heard.items()})
+        detector = fit(config, windows, key, folder / CHECKPOINT, say)
+        if not bool(detector.alive.all()):
+            raise BadInput(
+                f"model.stages.{name}: its losses were not finite, so there is nothing to build "
+                f"on; a lower lr may help: 'model.stages.{name}=[\"lr=...\"]'"
+            )
+        _write(folder, body, detector)
+        return _read(folder, body)
+
+
+def _write(folder: Path, body: Mapping[str, Any], detector: "Detector") -> None:
+    """The weights, and after them the record without which they do not count."""
+    from safetensors.torch import save
+
+    state = {name: value.cpu().contiguous() for name, value in detector.state_dict().items()}
+    losses = {name: [float(one) for one in of] for name, of in detector.history.items()}
+    digest = files.write_whole(folder / WEIGHTS, save(state))
+    files.write_json(folder / RECORD, {**body, "losses": losses, "weights_sha256": digest})
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _read(folder: Path, body: Mapping[str, Any]) -> Mapping[str, "Tensor"]:
+    """The weights, verified.
+
+    Raises:
+        FileNotFoundError: They are not there yet.
+        Damaged: They are not what was written.
+    """
+    from safetensors.torch import load
+
+    record = files.read_json(folder / RECORD)
+    if any(record.get(name) != value for name, value in body.items()):
+        raise Damaged(f"{folder / RECORD}: is the record of another stage")
+    path = folder / WEIGHTS
+    if not path.exists() or (found := files.sha256_of(path)) != record["weights_sha256"]:
+        said = f"checksum {found[:12]} found" if path.exists() else "nothing found"  # pyright: ignore
+        raise Damaged(f"{path}: {said}, {record['weights_sha256'][:12]} written")
+    return load(path.read_bytes())
+
+
+@contextmanager
+def _alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """As `files.locked`, and says meanwhile that it waits: a silent job would be given up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(LOOKED)
+        yield
+
+
+def _counted(name: str, on_steps: OnSteps) -> material.Counter:
+    """A counter that says what is counted, and shows no bar of its own."""
+
+    def counter(what: str, count: int) -> material.Advance:
+        def advance(done: int) -> None:
+            on_steps(0, f"{name}: {what}")
+
+        return advance
+
+    return counter
