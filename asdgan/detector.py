@@ -431,7 +431,10 @@ class Detector(pl.LightningModule):
         if self.vitals is not None and self._last is not None:
             with torch.no_grad():
                 found = self.score_windows(self._last)
-                scores = found.get(self.primary, next(iter(found.values()))).double()
+                named = [
+                    name for name in found for pool in self._pools if name + pool == self.primary
+                ]
+                scores = found[named[0] if named else next(iter(found))].double()
             for name, value in health.of_epoch(self.vitals, scores).items():
                 self.history.setdefault(f"{health.PREFIX}{name}", []).append(value.double().cpu())
         self._last = None

@@ -24,7 +24,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import asdgan
-from asdgan import health, ledger, metrics, settings, stages
+from asdgan import again, health, ledger, metrics, settings, stages
 from asdgan.errors import BadInput, Stopped
 from asdgan.material import Material
 from asdgan.stack import Stack
@@ -132,6 +132,8 @@ def train(
 ) -> list[Kept]:
     """Trains a stack, from a checkpoint that holds its lanes if there is one; writes each reading.
 
+    What was trained before by the same settings but those of scoring is scored only.
+
     Args:
         stack: What to train.
         material: Of its machine type.
@@ -179,6 +181,9 @@ def train(
         if on_reading is not None and rows:
             on_reading(rows)
 
+    if (earlier := again.found(stack, outputs / "runs")) is not None:
+        read(stack.readings[0], again.rebuilt(earlier, config, material.train))
+        return kept
     detector = fit(
         config,
         material.train,

@@ -101,6 +101,27 @@ def test_training_clips_are_scored_too_and_need_not_be(tmp_path):
     assert kept.row["signature"] == without.row["signature"]
 
 
+@pytest.mark.parametrize("typed", ["model.pool=[max,mean]", "windows.test_stride=7"])
+def test_what_differs_in_scoring_only_is_scored_anew_and_not_trained(tmp_path, caplog, typed):
+    caplog.set_level("INFO", "asdgan")
+    first = tiny(tmp_path / "a")[0].row
+    more = (typed, *(["model.primary=recon_l1_max"] if "pool" in typed else []))
+    (again,), (whole,) = (tiny(tmp_path / name, *more) for name in ("a", "b"))
+    assert caplog.text.count(f"trained before as {first['signature']}: scored anew") == 1
+    assert again.row["signature"] == whole.row["signature"] != first["signature"]
+    assert again.row["losses"] == whole.row["losses"]
+    assert again.row["health"] == whole.row["health"]
+    ours, theirs = scores_of(again), scores_of(whole)
+    assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_what_differs_in_training_is_trained(tmp_path, caplog):
+    caplog.set_level("INFO", "asdgan")
+    for typed in ("lr=0.001", "seed=1", "epochs=1", "windows.stride=2"):
+        tiny(tmp_path, typed)
+    assert "scored anew" not in caplog.text
+
+
 def test_a_machine_type_is_the_same_point_alone_and_after_another(tmp_path):
     _, pump = tiny(tmp_path, "machine=[fan,pump]", "epochs=1")
     before = pump.path.stat().st_mtime_ns
