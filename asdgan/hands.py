@@ -1,32 +1,33 @@
 """Many equal pieces of work side by side: in threads, or, where they are many, in processes.
 
-Threads that each take a millisecond's turn at the interpreter hinder one another; processes take
-seconds to start. Those here are started as `python -m asdgan.hands`, so nothing of the program
-that asks is loaded twice: not a notebook, nor a script without a guard. Each listens at one end of
-a socket, and leaves when the other end is closed, however the one that asked came to its end.
+Threads that take turns at the interpreter every few microseconds hinder one another; processes
+take seconds to start. Those here run `python -m asdgan.hands`, so nothing of the program that
+asks is loaded twice: not a notebook, nor a script without a guard. Each is told its pieces through
+a socket, and ends with the one that asks, however that one died (see `life`).
 """
 
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-import torch
-
 from asdgan.errors import BadInput
+from asdgan.life import end_with
 
-# glibc gives freed arrays back to the system and asks for them again, page by page, which takes
-# as long as the work on them; it keeps what lies below these bytes.
-KEPT = 32 << 20
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# By default glibc gives freed arrays of megabytes back to the system and asks for them again, page
+# by page, which takes as long as the work on them. Other C libraries do not know these names.
+KEPT = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(32 << 20))  # bytes
 
 
 def in_order(
@@ -38,7 +39,7 @@ def in_order(
     too small for that, and would round as many ways as there are threads.
 
     Args:
-        function: A module's own, or a partial of one, so that it can be pickled.
+        function: A module's own, or a partial of one, so that another process can find it.
         pieces: Its arguments.
         hands: That work at once; how many does not change what comes out.
         apart: Whether these are processes or threads.
@@ -47,69 +48,86 @@ def in_order(
         BadInput: A process was ended from outside; and whatever the function raises.
         OSError: The system has no process to give.
     """
-    crew = _Crew(function, hands) if apart else None
-    ask = crew.ask if crew else function
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(hands, initializer=torch.set_num_threads, initargs=(1,))
-    try:
+    with ExitStack() as ends:
+        if apart:
+            pool = ThreadPoolExecutor(hands)  # each waits for one process
+        else:
+            import torch
+
+            # for threads that begin later, as the pool's do
+            ends.callback(torch.set_num_threads, torch.get_num_threads())
+            pool = ThreadPoolExecutor(hands, initializer=torch.set_num_threads, initargs=(1,))
+        ends.callback(pool.shutdown, cancel_futures=True)
+        if apart:
+            crew = _Crew()
+            ends.callback(crew.end)  # before the pool's end, so that no thread waits for an answer
+            crew.start(function, hands)
+            function = crew.ask
         pending: deque[Future[bytes]] = deque()
         for piece in pieces:
-            pending.append(pool.submit(ask, *piece))
+            pending.append(pool.submit(function, *piece))
             if len(pending) > 2 * hands:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    finally:
-        if crew:
-            crew.end()  # first, so that no thread waits for an answer
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # for threads that begin later, as the pool's did
+
+
+def surroundings(threads: int, first: str | None = None) -> dict[str, str]:
+    """Variables by which another process has so many threads and finds what this one imports.
+
+    Args:
+        threads: Of its arithmetic.
+        first: Where it looks for modules before all else.
+    """
+    standard = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+    paths = [path or os.getcwd() for path in sys.path if not path.startswith(standard)]
+    if first is not None:
+        paths.insert(0, first)
+    return dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 class _Crew:
     """Processes that answer as many threads."""
 
-    def __init__(self, function: Callable[..., bytes], size: int) -> None:
+    def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._held: list[Connection] = []  # their lives hang on them
         self._idle: SimpleQueue[tuple[subprocess.Popen[bytes], Connection]] = SimpleQueue()
-        try:
-            for _ in range(size):
-                self._start(function)
-        except BaseException:
-            self.end()
-            raise
 
-    def _start(self, function: Callable[..., bytes]) -> None:
-        ours, theirs = Pipe()
-        paths = [path or os.getcwd() for path in sys.path]
-        kept = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(KEPT))
-        process = subprocess.Popen(
-            # -P: whatever lies in the folder where this was started is nobody's module
-            [sys.executable, "-P", "-m", "asdgan.hands", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **kept},
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C at a terminal is the business of the one that asks
-        )
-        self._processes.append(process)
-        theirs.close()  # or its end would not be seen here
-        with suppress(ConnectionError):  # it is gone already, which whoever asks it is told
-            ours.send(function)
-        self._idle.put((process, ours))
+    def start(self, function: Callable[..., bytes], count: int) -> None:
+        for _ in range(count):
+            ours, theirs = Pipe()
+            life, held = Pipe(duplex=False)
+            given = [theirs.fileno(), life.fileno()]
+            process = subprocess.Popen(
+                # -P: whatever lies in the folder where this was started is nobody's module
+                [sys.executable, "-P", "-m", "asdgan.hands", *map(str, given)],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **surroundings(1), **KEPT},
+                pass_fds=given,
+                start_new_session=True,  # Ctrl-C is the business of the one that asks
+            )
+            self._processes.append(process)
+            self._held.append(held)
+            theirs.close()  # so that this end tells when the process is gone
+            life.close()
+            with suppress(ConnectionError):  # ended already: whoever asks it is told
+                ours.send(function)
+            self._idle.put((process, ours))
 
-    def ask(self, *arguments: Any) -> bytes:  # noqa: ANN401 - the function's own
+    def ask(self, *piece: Any) -> bytes:  # noqa: ANN401 - the function's own
         process, link = hand = self._idle.get()
         try:
-            link.send(arguments)
+            link.send(piece)
             answer = link.recv()
         except (EOFError, ConnectionError):
             raise BadInput(
                 f"a process that computed for this one {_ending(process.wait())}; start again "
-                "with more memory to spare, or with trainer.threads=1, which takes no other process"
+                "with more memory to spare, or with trainer.threads=1, which needs no other process"
             ) from None
         finally:
-            self._idle.put(hand)  # a dead one too: who asks it is told, and does not wait
-        if isinstance(answer, BaseException):
+            self._idle.put(hand)  # an ended one too: who asks it next shall not wait for ever
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -123,9 +141,7 @@ class _Crew:
 def _ending(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed (SIGKILL), as the system does where memory runs out"
-    if code < 0:
-        return f"was ended by signal {-code}"
-    return f"ended with exit code {code}, for the reason above"
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def main() -> None:
@@ -133,19 +149,18 @@ def main() -> None:
     # A scheduler's signals go to every process; the one that asks knows what to do with them.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    link = Connection(int(sys.argv[1]))
-    try:
+    talk, life = map(int, sys.argv[1:])
+    end_with(life)
+    link = Connection(talk)
+    with suppress(EOFError, ConnectionError):
         function = link.recv()
         while True:
             link.send(_answer(function, link.recv()))
-    except (EOFError, ConnectionError):
-        return
 
 
-def _answer(function: Callable[..., bytes], arguments: tuple[Any, ...]) -> bytes | Exception:
+def _answer(function: Callable[..., bytes], piece: tuple[Any, ...]) -> bytes | Exception:
     try:
-        return function(*arguments)
+        return function(*piece)
     except Exception as error:
         if not isinstance(error, BadInput):
             error.add_note(f"In another process:\n{traceback.format_exc()}")
