@@ -123,7 +123,7 @@ class _Crew:
         except (EOFError, ConnectionError):
             raise BadInput(
                 f"a process that computed for this one {_ending(process.wait())}; start again "
-                "with more memory to spare, or with trainer.threads=1, which needs no other process"
+                "with more memory to spare, or with trainer.threads=1, which takes no other one"
             ) from None
         finally:
             self._idle.put(hand)  # an ended one too: who asks it next shall not wait for ever
