@@ -12,15 +12,19 @@ says more where the cores are shared.
 
 Then a folder of --clips hard links to these files goes through what a run does, in processes of
 its own: `first` finds, fingerprints and computes all of them, `again` maps and verifies what is
-stored and gathers every window once, in minibatches of 512. Each says its seconds, and its peak
-memory: all of it, and, in `again`, what is left without the pages of the map, which the kernel
-takes back when it needs them. The store takes 0.16 MB a clip. Prints lines of JSON.
+stored and gathers every window once, in minibatches of 512. With --threads, `threads` computes
+them before, without the processes that `first` starts for a large set. Each says its seconds, the
+load of the machine, and its peak memory: all of it, what is left without the pages of the map,
+which the kernel takes back when it needs them, and that of the processes it started, together.
+The store takes 0.16 MB a clip. Prints lines of JSON.
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,6 +37,7 @@ import soundfile
 import torch
 
 from asdgan import clips as tables
+from asdgan import features as log_mels
 from asdgan import material, settings
 from asdgan.audio import import_torchaudio, read_wav
 from asdgan.features import LogMel, log_mel, stored_frames
@@ -130,15 +135,34 @@ def compared(paths, folder, rounds, cores):
     return {"clips": len(paths), "clips/s": rates, "clips/processor s": by_processor}
 
 
+def own(process):
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return int(dict(line.split(":") for line in lines)["RssAnon"].split()[0]) // 1024
+
+
 def memory():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return {"peak_mb": peak, "own_mb": int(status["RssAnon"].split()[0]) // 1024}
+    return {"peak_mb": peak, "own_mb": own("self")}
+
+
+def started():
+    """What the processes that this one started hold together, in MB."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return sum(own(process) for path in lists for process in path.read_text().split())
 
 
 def streamed(folder, part):
     """One pass over the linked clips, as a run makes it."""
-    chosen, root, store = config(), folder / "set", folder / "store"
+    chosen, root = config(), folder / "set"
+    store = folder / ("threads" if part == "threads" else "store")
+    most, counted = [0], itertools.count()
+
+    def on_clip(_):
+        if next(counted) % 500 == 0:
+            most[0] = max(most[0], started())
+
+    if part == "threads":
+        log_mels.MANY = float("inf")
     said, began = {"part": part, "before": memory()}, time.perf_counter()
     table = tables.clip_table(root, "folder", root.name)
     data = tables.fingerprint(table, store / "digests.json")
@@ -146,7 +170,7 @@ def streamed(folder, part):
     middle = time.perf_counter()
     frames = stored_frames(
         table, LogMel(**chosen.features), store=store, data=data,
-        threads=material.usable_cores(), on_clip=None,
+        threads=material.usable_cores(), on_clip=on_clip,
     )  # fmt: skip
     spent = time.perf_counter() - middle
     said |= {"frames_s": round(spent, 1), "clips/s": round(len(table) / spent)}
@@ -159,8 +183,11 @@ def streamed(folder, part):
         said |= {"gather_s": round(spent, 1), "gathered clips/s": round(len(table) / spent)}
     whole = time.perf_counter() - began
     said |= {"seconds": round(whole, 1), "whole clips/s": round(len(table) / whole)}
+    theirs = resource.getrusage(resource.RUSAGE_CHILDREN)
     said["processor_s"] = round(time.process_time(), 1)  # imports included
-    print(json.dumps(said | memory()))
+    said["processor_s, started"] = round(theirs.ru_utime + theirs.ru_stime, 1)
+    said |= {"load": os.getloadavg()[0], **memory(), "started_mb": most[0]}
+    print(json.dumps(said))
 
 
 def main():
@@ -168,7 +195,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="turns against librosa; 0: none")
     parser.add_argument("--clips", type=int, default=3000, help="through the store; 0: none")
     parser.add_argument("--folder", type=Path, help="where the store may lie; a temporary folder")
-    parser.add_argument("--part", choices=("first", "again"), help=argparse.SUPPRESS)
+    parser.add_argument("--threads", action="store_true", help="compute by threads alone too")
+    parser.add_argument("--part", choices=("threads", "first", "again"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.part:
@@ -180,9 +208,10 @@ def main():
             print(json.dumps(compared(paths, folder, chosen.rounds, cores)), flush=True)
         if chosen.clips:
             linked(paths, folder / "set", chosen.clips)
-            for part in ("first", "again"):
+            for part in (*["threads"] * chosen.threads, "first", "again"):
                 command = [sys.executable, __file__, "--folder", name, "--part", part]
                 subprocess.run(command, check=True)
+                shutil.rmtree(folder / "threads", ignore_errors=True)
 
 
 if __name__ == "__main__":

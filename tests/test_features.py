@@ -19,6 +19,7 @@ import soundfile
 import torch
 import yaml
 
+from asdgan import features
 from asdgan.audio import read_wav
 from asdgan.clips import Clip
 from asdgan.errors import BadInput
@@ -353,6 +354,11 @@ def test_eight_processes_at_once_are_one_computation(clips, store, tmp_path):
     before = path.stat().st_ino
     assert eight_processes(clips, store) == ([0] * 8, {alone})
     assert path.stat().st_ino == before
+
+
+def test_processes_compute_the_bits_that_threads_do(clips, store, monkeypatch):
+    monkeypatch.setattr(features, "MANY", 1)
+    assert torch.equal(frames(clips, store).values, torch.cat([expected(clip) for clip in clips]))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

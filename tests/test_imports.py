@@ -14,6 +14,7 @@ LIGHT = [
     "asdgan",
     "asdgan.errors",
     "asdgan.files",
+    "asdgan.hands",
     "asdgan.releases",
     "asdgan.shipped",
     "asdgan.folders",
@@ -47,8 +48,8 @@ LIGHT = [
     "asdgan.sweep.workers",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
-DATA = ["releases", "folders", "labels", "clips", "audio", "features", "windows", "demo"]
-DATA += ["download", "archives", "fetch", "audit", "known", "odd", "sieve"]
+DATA = ["releases", "folders", "labels", "clips", "audio", "hands", "features", "windows"]
+DATA += ["demo", "download", "archives", "fetch", "audit", "known", "odd", "sieve"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from asdgan.errors import BadInput
-from asdgan.sweep.life import end_with
+from asdgan.life import end_with
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

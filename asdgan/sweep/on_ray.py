@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from asdgan.errors import BadInput
+from asdgan.hands import surroundings
 from asdgan.sweep import elsewhere, local
 from asdgan.sweep.local import Endings
 from asdgan.sweep.slots import Slot
-from asdgan.sweep.workers import surroundings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

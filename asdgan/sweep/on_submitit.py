@@ -21,11 +21,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict, read_write
 
 from asdgan.errors import BadInput
+from asdgan.hands import surroundings
 from asdgan.sweep import elsewhere
 from asdgan.sweep import plan as plans
 from asdgan.sweep.local import Endings
 from asdgan.sweep.slots import slots
-from asdgan.sweep.workers import surroundings
 
 log = logging.getLogger("asdgan")
 

@@ -35,7 +35,7 @@ from typing import Any
 
 import asdgan
 from asdgan.errors import Stopped
-from asdgan.sweep.life import die, end_with
+from asdgan.life import die, end_with
 
 Target = Callable[[Path, int, Callable[[str], None]], object]
 

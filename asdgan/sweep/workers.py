@@ -14,8 +14,6 @@ import math
 import os
 import selectors
 import signal
-import sys
-import sysconfig
 import threading
 import time
 from collections import deque
@@ -26,10 +24,10 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Self
 
+from asdgan.hands import surroundings
 from asdgan.sweep.seat import Job, Seat, State
 from asdgan.sweep.slots import Slot
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 DEATHS = 3  # of processes in a row that had not taken a job, before a slot is given up
 STARTING_SECONDS = 300.0  # to import the target; a network file system can be slow, or gone
 DYING_SECONDS = 5.0  # from a closed pipe to the end of its process
@@ -60,20 +58,6 @@ class Ended:
     kind: str | None
     reason: str
     seconds: float
-
-
-def surroundings(threads: int, first: str | None = None) -> dict[str, str]:
-    """Variables by which another process has so many threads and finds what this one imports.
-
-    Args:
-        threads: Of its arithmetic.
-        first: Where it looks for modules before all else.
-    """
-    standard = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
-    paths = [path or os.getcwd() for path in sys.path if not path.startswith(standard)]
-    if first is not None:
-        paths.insert(0, first)
-    return dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 class Pool:
