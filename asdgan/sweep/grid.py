@@ -411,6 +411,7 @@ def _with_members(part: Part, without: Sequence[str]) -> Part:
         )
         for name, one in ensemble.members_of(part.config, without=without).items()
     }
+    settings.build(part.config)  # it has no weights, and loads nothing that takes time
     return replace(
         part,
         readings=(max(one.readings[-1] for one in members.values()),),

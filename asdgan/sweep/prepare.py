@@ -137,7 +137,10 @@ def buildable(plan: Plan, *, skip: bool) -> Plan:
         raise BadInput(f"{said}; leave it out, or add sweep.skip_invalid=true to run the others")
     log.warning("left out, because it cannot be built: %s", said)
     jobs = tuple(job for job in plan.jobs if not wrong[shape_of[id(job.stack.config)]])
-    return replace(plan, jobs=jobs)
+    gone = {name for job in plan.jobs for name in job.wanted}
+    gone -= {name for job in jobs for name in job.wanted}
+    together = tuple(one for one in plan.ensembles if gone.isdisjoint(one.members.values()))
+    return replace(plan, jobs=jobs, ensembles=together)
 
 
 def same_shape(config: DictConfig) -> bytes:
