@@ -235,14 +235,16 @@ def _common(scored: Mapping[str, "Scored"]) -> Mapping[str, NDArray[Any]]:
     """
     (name, first), *others = scored.items()
     for other, of in others:
-        for key in ("clip", "train_section"):
-            if not np.array_equal(first.arrays[key], of.arrays[key]):
-                raise BadInput(
-                    f"{name} and {other} did not score the same clips ({len(first.arrays[key])} "
-                    f"and {len(of.arrays[key])} of {'training' if key != 'clip' else 'test'}), so "
-                    "that there is nothing to put together; dataset.bad_clips=strict names those "
-                    "that one of them left out"
-                )
+        if of.row["data"] != first.row["data"]:
+            train, test = (
+                " and ".join(str(one.row[f"{split}_clips"]) for one in (first, of))
+                for split in ("train", "test")
+            )
+            raise BadInput(
+                f"{name} and {other} did not score the same clips ({train} of training, {test} of "
+                "test), so that there is nothing to put together; dataset.bad_clips=strict names "
+                "those that one of them left out"
+            )
     return first.arrays
 
 
