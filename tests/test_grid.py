@@ -362,7 +362,7 @@ def test_an_ensemble_whose_member_cannot_be_built_is_left_out_with_it(monkeypatc
     monkeypatch.setattr(prepare, "_tried", {})
     axis = """model.members.gmade=["windows.stride=3"],["windows.stride=4"]"""
     made = planned("model=gmade_ensemble", axis)
-    with pytest.raises(BadInput, match="gmade batch=.*: planted; leave it out"):
+    with pytest.raises(BadInput, match=r"gmade batch=.*: planted; leave it out"):
         prepare.buildable(made, skip=False)
     (left,) = prepare.buildable(made, skip=True).ensembles
     assert left.ensemble.settings["gmade.windows.stride"] == 4
