@@ -147,7 +147,10 @@ def sweep(
                 remove_remains(outputs / "runs" / stack)
             try:
                 failed |= _run(plan.jobs, path, outputs, launch)
-                failed |= together.put_together(plan.ensembles, outputs, terminal.console.print)
+                if plan.ensembles:
+                    failed |= together.put_together(
+                        plan.ensembles, outputs, terminal.console.print
+                    )
             finally:
                 _show(plan.name, plan.points, outputs)
     return 1 if failed else 0

@@ -94,17 +94,13 @@ class Grid:
 
     @cached_property
     def whole(self) -> tuple[Part, ...]:
-        """The parts, and those of ensembles' members that nobody asked for by themselves.
+        """The parts, and those of ensembles' members.
 
-        Ensembles come last; before them, first what scores its training clips, as members must:
-        of points that stand in several parts the first is trained.
+        Ensembles come last. Before them, what scores its training clips comes first, as members
+        must: where a point stands in several parts, the first has it trained.
         """
         members = [one for part in self.parts for one in part.members.values()]
-        every = {id(one): one for one in (*self.parts, *members)}.values()
-        order = sorted(
-            every, key=lambda one: (bool(one.members), not one.config.trainer.train_scores)
-        )
-        return tuple(order)
+        return tuple(sorted((*self.parts, *members), key=_turn))
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -118,6 +114,10 @@ class Grid:
             part.points * (1 if isinstance(part.machine, str) else len(part.machine))
             for part in self.parts
         )
+
+
+def _turn(part: Part) -> tuple[bool, bool]:
+    return bool(part.members), not part.config.trainer.train_scores
 
 
 def expand(typed: Sequence[str]) -> Grid:

@@ -159,9 +159,10 @@ def make(
             for place, one in enumerate(heard[number]):
                 every = _together(part, one, trait, {n: of[place] for n, of in theirs.items()})
                 for it in every:
-                    if it.ensemble.signature not in settled | points:
+                    name = it.ensemble.signature
+                    if name not in settled and name not in points:
                         together.append(it)
-                    points.add(it.ensemble.signature)
+                    points.add(name)
             continue
         for one in heard[number]:
             for stack in _stacks(part, one, trait, grid.settings.lanes, slots, on_gpu):
