@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 from shrunk import SMALLER
 
 from asdgan import board, ensemble, ledger, run, score, settings, submission
@@ -289,6 +290,19 @@ def test_the_board_counts_a_sweeps_ensembles_and_their_members(swept, monkeypatc
     assert "an ensemble has no held-out clips" in capsys.readouterr().out
     assert board.main(["four", "--intervals"]) == 0
     assert "8 of 8 points done" in capsys.readouterr().out
+
+
+def test_of_a_sweep_the_ensemble_scores_wavs_whose_members_kept_their_weights(swept):
+    (stack,) = swept[0].glob("runs/fan-gmade-*/epochs_*.json")
+    (heavy,) = {name.partition("/")[0] for name in load(ledger.read_weights(ledger.read(stack)))}
+    found = {}  # an ensemble whose gmade has weights, and one whose gmade has none
+    for path in swept[0].glob("runs/*ensemble*/epochs_*.json"):
+        result = ledger.read(path)
+        row = result.rows[0]
+        found[row["members"]["gmade"]["signature"] == heavy] = Stored(row, result, 0)
+    assert score.scorer(found[True]).members.keys() == {"gmade", "id_classifier"}
+    with pytest.raises(BadInput, match=r"^member gmade of gmade_ensemble: .* were not kept"):
+        score.scorer(found[False])
 
 
 def test_what_of_a_sweep_is_missing_is_put_together_by_the_next_call(swept, tmp_path, capsys):
