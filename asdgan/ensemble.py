@@ -1,15 +1,18 @@
 """Finished runs put together: one score from each member's, standardised section by section.
 
 A member is a run like any other: it is found in the ledger by its signature, or trained by the
-ordinary way and kept there. What it scored is read from its files; nothing is scored anew. The
-ensemble is a result like any other, too: a row with a signature of its own, clip scores, and the
-scores of the training clips, which thresholds and submissions ask for.
+ordinary way and kept there; a sweep plans it among its points (asdgan/sweep/together.py). What it
+scored is read from its files; nothing is scored anew. The ensemble is a result like any other,
+too: a row with a signature of its own, clip scores, and the scores of the training clips, which
+thresholds and submissions ask for.
 """
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,43 @@ from asdgan.threshold import training_scores
 log = logging.getLogger("asdgan")
 
 # What members share with the ensemble: where and what they listen to, and how they run.
-SHARED = ("dataset", "features", "trainer", "selection", "seed", "machine", "outputs")
+SHARED = ("dataset", "features", "trainer", "selection", "seed", "machine", "outputs", "sweep")
 TRAINED = ("model.members", "windows.", "optimizer.")  # settings of members, not the ensemble's
 
 Array = NDArray[np.float64]
 Standards = Mapping[str, Sequence[float]]  # from a section to a mean and a standard deviation
 
 
-def members_of(config: DictConfig) -> dict[str, DictConfig]:
+@dataclass(frozen=True)
+class Ensemble:
+    """One ensemble on one machine type: a point that is put together, not trained.
+
+    Attributes:
+        config: Its settings, seed included.
+        machine_type: What its members listen to.
+        settings: Those that make it what it is, flat, as `identity` gives them.
+        recipe: Of its model.
+        signature: The name of the point.
+    """
+
+    config: DictConfig
+    machine_type: str
+    settings: Mapping[str, Any]
+    recipe: int
+    signature: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that its result lies in, below `runs`."""
+        return f"{self.machine_type}-{self.config.detector}-{self.signature}"
+
+
+def members_of(config: DictConfig, *, without: Sequence[str] = ()) -> dict[str, DictConfig]:
     """The settings of each member, composed and checked.
+
+    Args:
+        config: Of the ensemble.
+        without: Settings that may be missing, as for `settings.check`.
 
     Raises:
         BadInput: What was typed for a member is wrong, or is not the member's to choose.
@@ -47,28 +78,44 @@ def members_of(config: DictConfig) -> dict[str, DictConfig]:
                     raise BadInput(
                         f"{override.input_line}: all members share it; say it beside the ensemble"
                     )
-            one = settings.composed([f"model={name}", *typed])
+            one = copy.deepcopy(_composed((f"model={name}", *typed)))
             for key in SHARED:
                 one[key] = config[key]
             one.trainer.train_scores = True
-            found[str(name)] = settings.checked(one)
+            settings.check(one, without=without)
+            found[str(name)] = one
         except BadInput as error:
             raise BadInput(f"model.members.{name}: {error}") from None
     return found
 
 
+@lru_cache(maxsize=64)
+def _composed(typed: tuple[str, ...]) -> DictConfig:
+    """A member's own settings; to be copied, not changed: a sweep's ensembles share members."""
+    return settings.composed(typed)
+
+
 def identity(
-    config: DictConfig, members: Mapping[str, DictConfig], machine_type: str
+    config: DictConfig,
+    members: Mapping[str, DictConfig],
+    machine_type: str,
+    recipe_of: Callable[[DictConfig], int] = job.recipe_of,
 ) -> dict[str, Any]:
     """The settings that make an ensemble what it is, flat; a member's stand behind its name.
 
     They stand for the members' signatures, which differ from one machine type to the next and
     would part what the leaderboard has in one line.
+
+    Args:
+        config: Of the ensemble.
+        members: As `members_of` gives them.
+        machine_type: The one that the point is about.
+        recipe_of: Gives the recipe number of a member's model.
     """
     whole = settings.identity(config, machine_type)
     own = {key: value for key, value in whole.items() if not key.startswith(TRAINED)}
     for name, one in members.items():
-        theirs = {**settings.identity(one, machine_type), "recipe": job.recipe_of(one)}
+        theirs = {**settings.identity(one, machine_type), "recipe": recipe_of(one)}
         own |= {
             f"{name}.{key}": value
             for key, value in theirs.items()
@@ -77,7 +124,7 @@ def identity(
     return own
 
 
-def put_together(
+def run(
     config: DictConfig,
     root: Path,
     machine_type: str,
@@ -100,9 +147,8 @@ def put_together(
     Raises:
         BadInput: Members cannot be trained or put together.
     """
-    began = time.perf_counter()
     runs, members = Path(config.outputs) / "runs", members_of(config)
-    made: Any = settings.build(config)
+    settings.build(config)  # refuses what cannot be built before anything is trained
     setting, recipe = identity(config, members, machine_type), job.recipe_of(config)
     data = material.fingerprint_of(config, root, machine_type, counter)
     signature = ledger.signature(setting, recipe, data)
@@ -111,47 +157,62 @@ def put_together(
         log.info("%s: %s done before, read back from %s", machine_type, config.detector, found[0])
         return Kept(row=found[1], path=found[0])
     scored: dict[str, Scored] = {}
-    kept: dict[str, Kept] = {}
     for name, one in members.items():
         result = trained(one)
         if result is None:
             return None
-        kept[name], scored[name] = result, scored_by(result, name)
-    first = next(iter(kept.values())).row
-    heard = next(iter(scored.values()))
-    told = heard.arrays
+        scored[name] = scored_by(result, name)
+    return put_together(Ensemble(config, machine_type, setting, recipe, signature), scored)
+
+
+def put_together(one: Ensemble, scored: Mapping[str, "Scored"]) -> Kept:
+    """The result of an ensemble, made of its members' and written.
+
+    Args:
+        one: What is put together.
+        scored: What each member scored, by its name.
+
+    Raises:
+        BadInput: They do not fit together.
+    """
+    began = time.perf_counter()
+    config = one.config
+    made: Any = settings.build(config)
+    told = _common(scored)
     training = made.combine({name: of.standardised_training() for name, of in scored.items()})
     components = {}
-    if len(heard.scores):
+    if len(told["clip"]):
         components = made.combine({name: of.standardised() for name, of in scored.items()})
     judged = {
         name: metrics.judge([of], told["section"].tolist(), told["label"].tolist())[0]
         for name, of in components.items()
     }
+    rows = {name: of.row for name, of in scored.items()}
+    first = next(iter(rows.values()))
     same = ("release", "data", "machine_type", "seed", "train_clips", "test_clips", "device")
     row = {
         **{key: first[key] for key in same},
-        "signature": signature,
+        "signature": one.signature,
         "model": config.detector,
-        "recipe": recipe,
-        "settings": setting,
-        "epochs": max(one.row["epochs"] for one in kept.values()),
+        "recipe": one.recipe,
+        "settings": dict(one.settings),
+        "epochs": max(of["epochs"] for of in rows.values()),
         "selection": OmegaConf.to_container(config.selection),
         **job.areas_of(judged, made.primary),
         "losses": {},
         "seconds": round(time.perf_counter() - began, 3),
         "lanes": 1,
         **job.origin(),
-        "flags": [f"{name}: {flag}" for name, one in kept.items() for flag in one.row["flags"]],
+        "flags": [f"{name}: {flag}" for name, of in rows.items() for flag in of["flags"]],
         "members": {
-            name: {"signature": one.row["signature"], "standards": scored[name].standards}
-            for name, one in kept.items()
+            name: {"signature": of.row["signature"], "standards": of.standards}
+            for name, of in scored.items()
         },
     }
     stored = config.copy()
-    stored.machine = machine_type
+    stored.machine = one.machine_type
     path = ledger.write(
-        runs / f"{machine_type}-{config.detector}-{signature}",
+        Path(config.outputs) / "runs" / one.folder,
         epochs=row["epochs"],
         rows=[row],
         scores={
@@ -166,6 +227,27 @@ def put_together(
     return Kept(row=row, path=path)
 
 
+def _common(scored: Mapping[str, "Scored"]) -> Mapping[str, NDArray[Any]]:
+    """What the members' files say alike of the clips.
+
+    Raises:
+        BadInput: They did not score the same clips.
+    """
+    (name, first), *others = scored.items()
+    for other, of in others:
+        if of.row["data"] != first.row["data"]:
+            train, test = (
+                " and ".join(str(one.row[f"{split}_clips"]) for one in (first, of))
+                for split in ("train", "test")
+            )
+            raise BadInput(
+                f"{name} and {other} did not score the same clips ({train} of training, {test} of "
+                "test), so that there is nothing to put together; dataset.bad_clips=strict names "
+                "those that one of them left out"
+            )
+    return first.arrays
+
+
 # Standards --------------------------------------------------------------------------------------
 
 
@@ -174,12 +256,14 @@ class Scored:
     """What a member scored.
 
     Attributes:
+        row: Its own, as the ledger has it.
         arrays: As stored: sections, labels and names of clips.
         scores: Of the test clips, shape (clips,); of length 0 where there are none.
         training: Of the training clips, shape (clips,).
         standards: Of each section that was trained on.
     """
 
+    row: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
     scores: Array
     training: Array
@@ -215,7 +299,7 @@ def scored_by(kept: Kept, name: str) -> Scored:
         )
     scores = arrays[f"score/{primary}"][number] if f"score/{primary}" in arrays else np.empty(0)
     known = standards(training, arrays["train_section"].tolist(), f"{kept.path}: {name}")
-    return Scored(arrays, scores, training, known)
+    return Scored(kept.row, arrays, scores, training, known)
 
 
 def standards(training: Array, sections: Sequence[str], who: str) -> dict[str, list[float]]:

@@ -41,6 +41,7 @@ KINDS = {
     "memory": "out of memory, of the machine or of the GPU",
     "hung": "no sign of life for longer than sweep.timeout",
     "lost": "the machine or the scheduler lost the job",
+    "member": "a member of the ensemble has no result",
 }
 ROW = {
     "signature": str,

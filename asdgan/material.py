@@ -109,7 +109,7 @@ def table_of(
     return sieve.sieved(
         table,
         LogMel(**config.features),
-        window=config.windows.frames,
+        window=config.windows.frames or 0,  # an ensemble has none of its own
         root=root,
         store=_store(config) / "verdicts.json",
         on_clip=counter(f"{machine_type}: looking for bad clips", len(table)),

@@ -61,7 +61,7 @@ def run(config: DictConfig) -> list[Kept]:
         for machine_type in material.machine_types_of(config.machine, root, config):
             if settings.is_ensemble(config):
                 trained = functools.partial(_point, root, machine_type, None, counter)
-                one = ensemble.put_together(config, root, machine_type, trained, counter)
+                one = ensemble.run(config, root, machine_type, trained, counter)
             else:
                 one = _point(root, machine_type, logger, counter, config)
             if one is None:

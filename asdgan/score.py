@@ -190,7 +190,10 @@ def scorer(stored: Stored) -> Scorer | Together:
             )
         result = ledger.read(place[0])
         names = [own["signature"] for own in result.own]
-        found[name] = single(Stored(place[1], result, names.index(member["signature"])))
+        try:
+            found[name] = single(Stored(place[1], result, names.index(member["signature"])))
+        except BadInput as error:
+            raise BadInput(f"member {name} of {stored.row['model']}: {error}") from None
     known = {name: member["standards"] for name, member in stored.row["members"].items()}
     return Together(found, known, settings.build(config))
 

@@ -251,6 +251,9 @@ def _judged_elsewhere(areas: NDArray[np.float64]) -> NDArray[np.float64]:
 def _label_free(rivals: _Rivals, held: Sequence[Mapping[str, float]]) -> tuple[int | None, str]:
     """The setting that held-out clips choose, and by which measure; or None, and why."""
     if lack := sum(not one for one in held):
+        usual = _defaults(rivals.points[0].model)
+        if any(key.startswith("model.members.") for key in usual):
+            return None, "an ensemble has no held-out clips"
         some = "" if lack == len(held) else f"{lack} of {len(held)} points lack it: "
         return None, f"{some}train with windows.val_split=random_clips"
     pairs = rivals.pairs()

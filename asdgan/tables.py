@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from asdgan import beside, ledger, points, published, selection, settings
 from asdgan.asked import Asked, asked, missing
 from asdgan.errors import BadInput
@@ -218,12 +216,8 @@ def _state(table: Table, typed: Sequence[str], gathered: Gathered) -> Sheet:
             said |= _progress(sweep, gathered, raw)
             models = {part.config.detector for part in sweep.grid.parts}
             idle = [n for n in table.systems() if _exists(n) and n not in models]
-            if apart := [name for name in idle if _is_ensemble(name)]:
-                release = sweep.grid.parts[0].config.dataset.name
-                alone = f"python -m asdgan.run model={{}} dataset={release}"
-                said["run alone"] = "; ".join(map(alone.format, apart))
-            if others := [name for name in idle if name not in apart]:
-                said["no block for"] = ", ".join(others)
+            if idle:
+                said["no block for"] = ", ".join(idle)
         except BadInput as error:
             said["refused"] = str(error)
     if waiting:
@@ -238,8 +232,7 @@ def _state(table: Table, typed: Sequence[str], gathered: Gathered) -> Sheet:
 
 
 COLUMNS = (
-    "systems", "points", "missing", "data", "run", "run alone", "no block for", "waits for",
-    "refused",
+    "systems", "points", "missing", "data", "run", "no block for", "waits for", "refused",
 )  # fmt: skip
 
 
@@ -266,17 +259,7 @@ def _progress(sweep: Asked, gathered: Gathered, raw: dict[str, object]) -> dict[
 
 
 def _exists(model: str) -> bool:
-    return _yaml_of(model).is_file()
-
-
-def _is_ensemble(model: str) -> bool:
-    """Whether it puts runs of others together, which no sweep does."""
-    config = OmegaConf.load(_yaml_of(model))
-    return isinstance(config, DictConfig) and settings.is_ensemble(config)
-
-
-def _yaml_of(model: str) -> Path:
-    return settings.CONF / "model" / f"{model}.yaml"
+    return (settings.CONF / "model" / f"{model}.yaml").is_file()
 
 
 if __name__ == "__main__":

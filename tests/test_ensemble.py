@@ -2,15 +2,19 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 from shrunk import SMALLER
 
 from asdgan import board, ensemble, ledger, run, score, settings, submission
 from asdgan.choice import Stored
 from asdgan.errors import BadInput
 from asdgan.models.gmade_ensemble import GmadeEnsemble
+from asdgan.sweep import drive, plan, planned
 from asdgan.threshold import usual_threshold
 
 PLANT = (
@@ -196,11 +200,6 @@ def test_what_is_wrong_with_an_ensemble_is_said_before_anything_is_trained(tmp_p
     assert not list(tmp_path.rglob("epochs_*.json"))
 
 
-def test_a_sweep_of_ensembles_is_refused(tmp_path, capsys):
-    assert run.main(["-m", *line(tmp_path, "model.weight=0.2,0.4")]) == 2
-    assert "puts finished runs together and cannot be swept yet" in capsys.readouterr().err
-
-
 def test_weights_are_convex_and_two_members_are_needed():
     made = GmadeEnsemble(seed=0, members={"a": [], "b": []}, weight=0.25, primary="combined")
     found = made.combine({"a": np.array([4.0, 0.0]), "b": np.array([0.0, 8.0])})
@@ -214,3 +213,164 @@ def test_a_member_whose_losses_are_not_finite_leaves_no_ensemble(tmp_path):
     with pytest.raises(FloatingPointError, match="no result for fan"):
         put_together(tmp_path, typed)
     assert not list((tmp_path / "runs").glob("fan-gmade_ensemble-*"))
+
+
+# In a sweep -------------------------------------------------------------------------------------
+
+FOUR = ("seed=0,1", "model.weight=0.3,0.6", "sweep.name=four")
+
+
+def here(jobs):
+    """Does jobs in this process."""
+    for path, number in jobs:
+        planned.run(path, number, lambda _: None)
+
+
+def sweep(folder, *typed, launch=here):
+    return drive.sweep(line(folder, *typed), launch, slots=1, on_gpu=False)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The folder of a sweep of four ensembles of two members at two seeds, and what it trained.
+
+    It is killed once its members are trained, and called again with nobody to train any.
+    """
+    folder, jobs = tmp_path_factory.mktemp("swept"), []
+
+    def killed(some):
+        jobs.extend(plan.job_of(*one) for one in some)
+        here(some)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(folder, *FOUR, launch=killed)
+    assert not ensembles(folder)
+    assert sweep(folder, *FOUR, launch=None) == 0
+    return folder, jobs
+
+
+def copied(swept, folder, *without):
+    """Copies all of a sweep but results whose folders are called like this."""
+    shutil.copytree(swept[0], folder, ignore=shutil.ignore_patterns(*without), dirs_exist_ok=True)
+
+
+def rows(folder):
+    found, refused = ledger.read_all(folder / "runs", verify=True)
+    assert not refused
+    return {row["signature"]: row for one in found for row in one.rows}
+
+
+def ensembles(folder):
+    return [row for row in rows(folder).values() if row["model"] == "gmade_ensemble"]
+
+
+def test_a_sweep_trains_each_member_once_and_in_stacks(swept):
+    folder, jobs = swept
+    trained = [(job.stack.config.detector, len(job.stack.lanes)) for job in jobs]
+    assert sorted(trained) == [("gmade", 2), ("id_classifier", 1), ("id_classifier", 1)]
+    asked = {(row["seed"], row["settings"]["model.weight"]) for row in ensembles(folder)}
+    assert asked == {(0, 0.3), (0, 0.6), (1, 0.3), (1, 0.6)}
+    for row in ensembles(folder):
+        members = [rows(folder)[one["signature"]] for one in row["members"].values()]
+        assert {one["seed"] for one in members} == {row["seed"]}
+
+
+def test_an_ensemble_of_a_sweep_is_the_point_that_it_is_alone(made, swept):
+    alone, ours = made[0].row, rows(swept[0])[made[0].row["signature"]]
+    same = ("settings", "seed", "epochs", "data", "recipe", "primary", "clips", "selection")
+    assert {key: ours[key] for key in same} == {key: alone[key] for key in same}
+    theirs, mine = (stored(at, alone["signature"])[1] for at in (made[1], swept[0]))
+    np.testing.assert_allclose(mine["score/combined"], theirs["score/combined"], rtol=1e-3)
+
+
+def test_the_board_counts_a_sweeps_ensembles_and_their_members(swept, monkeypatch, capsys):
+    monkeypatch.setattr(board.points, "OUTPUTS", swept[0])
+    assert board.main(["four", "--by", "selection", "--where", "model=gmade_ensemble"]) == 0
+    assert "an ensemble has no held-out clips" in capsys.readouterr().out
+    assert board.main(["four", "--intervals"]) == 0
+    assert "8 of 8 points done" in capsys.readouterr().out
+
+
+def test_of_a_sweep_the_ensemble_scores_wavs_whose_members_kept_their_weights(swept):
+    (stack,) = swept[0].glob("runs/fan-gmade-*/epochs_*.json")
+    (heavy,) = {name.partition("/")[0] for name in load(ledger.read_weights(ledger.read(stack)))}
+    found = {}  # an ensemble whose gmade has weights, and one whose gmade has none
+    for path in swept[0].glob("runs/*ensemble*/epochs_*.json"):
+        result = ledger.read(path)
+        row = result.rows[0]
+        found[row["members"]["gmade"]["signature"] == heavy] = Stored(row, result, 0)
+    assert score.scorer(found[True]).members.keys() == {"gmade", "id_classifier"}
+    with pytest.raises(BadInput, match=r"^member gmade of gmade_ensemble: .* were not kept"):
+        score.scorer(found[False])
+
+
+def test_what_of_a_sweep_is_missing_is_put_together_by_the_next_call(swept, tmp_path, capsys):
+    copied(swept, tmp_path, "*ensemble*")
+    before = trainings(tmp_path)
+    assert sweep(tmp_path, *FOUR, launch=None) == 0
+    said = capsys.readouterr().out
+    assert "8 points, 4 done before, 4 ensembles to put together of their members" in said
+    assert trainings(tmp_path) == before
+    assert rows(tmp_path).keys() == rows(swept[0]).keys()
+    assert sweep(tmp_path, *FOUR, launch=None) == 0
+    assert "nothing to do: 8 done, 0 failed" in capsys.readouterr().out
+
+
+def test_a_member_that_fails_is_named_by_its_ensembles_and_the_others_go_on(
+    swept, tmp_path, capsys
+):
+    def fail(jobs):
+        for job in jobs:
+            plan.fail(*job, "killed", "planted")
+
+    (doomed,) = (one.stack for one in swept[1] if one.stack.lanes[0]["seed"] == 1)
+    copied(swept, tmp_path, "*ensemble*", doomed.folder)
+    assert sweep(tmp_path, *FOUR, launch=fail) == 1
+    assert {row["seed"] for row in ensembles(tmp_path)} == {0}
+    failed = ledger.failures(tmp_path / "runs")[0]
+    assert sorted(one.kind for one in failed) == ["killed", "member", "member"]
+    said = r"its member id_classifier \(point [0-9a-f]{16}\) has no result: killed: planted"
+    assert all(re.fullmatch(said, one.reason) for one in failed if one.kind == "member")
+    assert "5 of 8 points done, 3 failed" in capsys.readouterr().out
+    assert sweep(tmp_path, *FOUR) == 0
+    assert len(ensembles(tmp_path)) == 4
+
+
+def test_an_ensemble_that_cannot_be_put_together_fails_alone(swept, tmp_path):
+    copied(swept, tmp_path, "*ensemble*")
+    typed = [*PLANT, f"outputs={tmp_path}", *CLASSES, "trainer.train_scores=false", "seed=2"]
+    run.run(settings.compose(["model=id_classifier", *typed]))
+    assert sweep(tmp_path, "seed=0,2") == 1
+    assert [row["seed"] for row in ensembles(tmp_path)] == [0]
+    (failed,) = ledger.failures(tmp_path / "runs")[0]
+    assert failed.kind == "raised"
+    assert "remove that result, and the same command makes it anew" in failed.reason
+
+
+def test_a_dry_run_names_its_ensembles_and_starts_nothing(tmp_path, capsys):
+    assert sweep(tmp_path, *FOUR, "sweep.dry_run=true", launch=None) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4 to run on 1 machine type, as 3 stacks of up to 2 lanes, 4 ensembles to put" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_members_that_scored_other_clips_are_not_put_together(made):
+    config = settings.compose(line(made[1]))
+    one = ensemble.Ensemble(config, "fan", {}, 1, "0" * 16)
+    of = [ensemble.scored_by(made[0], "gmade_ensemble") for _ in range(2)]
+    other = replace(of[1], row={**of[1].row, "data": "fewer", "train_clips": 5})
+    said = r"did not score the same clips \(6 and 5 of training, 8 and 8 of test\)"
+    with pytest.raises(BadInput, match=said):
+        ensemble.put_together(one, {"gmade": of[0], "id_classifier": other})
+
+
+def test_bad_clips_are_left_out_of_an_ensembles_clips_too(made, tmp_path):
+    (plant,) = (made[1] / "demo").glob("*/dev_data")
+    root = shutil.copytree(plant, tmp_path / "plant")
+    min((root / "fan" / "test").iterdir()).write_bytes(b"no sound")
+    typed = [one for one in line(tmp_path) if not one.startswith("dataset.")]
+    other = ["dataset=dcase2020", f"dataset.root={root}", "dataset.bad_clips=skip"]
+    (kept,) = run.run(settings.compose([*typed, *other]))
+    assert kept.row["test_clips"] == 7
+    assert kept.row["flags"][0] == "gmade: bad clips left out: 0 of training, 1 of test"

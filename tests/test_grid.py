@@ -15,10 +15,8 @@ TYPED = ("dataset=folder", "dataset.root=unused", "machine=fan")
 
 def planned(*typed, done=(), failed=(), types=("fan",), slots=2, **about):
     asked = grid.expand([*TYPED, *typed])
-    heard = {i: [plan.Heard(name, "data") for name in types] for i in range(len(asked.parts))}
-    told = {
-        part.config.model._target_: traits.of(part.config.model._target_) for part in asked.parts
-    }
+    heard = {i: [plan.Heard(name, "data") for name in types] for i in range(len(asked.whole))}
+    told = prepare.traits_of(asked)
     roots = dict.fromkeys(heard, "unused")
     return plan.make(
         asked, heard, roots, told, done=done, failed=failed, slots=slots, on_gpu=False, **about
@@ -302,3 +300,69 @@ def test_a_model_that_cannot_be_built_is_found_without_memory():
     bad.model.pool = "median"
     assert traits.unbuildable([good, huge, bad])[:2] == [None, None]
     assert "model.pool=median" in str(traits.unbuildable([bad])[0])
+
+
+# Ensembles --------------------------------------------------------------------------------------
+
+
+def test_members_of_ensembles_are_points_of_the_plan_each_once():
+    typed = ("model=gmade_ensemble", "model.weight=0.1,0.2,0.3", "seed=0,1")
+    made = planned(*typed, types=("a", "b"))
+    assert (len(made.points), len(made.ensembles)) == (4 + 4 + 12, 12)
+    assert len(names_of(made)) == len(set(names_of(made))) == 8
+    members = {name for one in made.ensembles for name in one.members.values()}
+    assert members == set(names_of(made))
+    done = members | {made.ensembles[0].ensemble.signature}
+    again = planned(*typed, types=("a", "b"), done=done)
+    assert (again.jobs, len(again.ensembles), again.done) == ((), 11, done)
+
+
+def test_a_model_that_is_asked_for_and_a_member_is_trained_once_with_its_training_scores():
+    typed = ("model=gmade,ganomaly,gmade_ensemble", "trainer.train_scores=false", "seed=0,1")
+    made = planned(*typed)
+    assert {name for one in made.ensembles for name in one.members.values()} <= made.points
+    of = {job.stack.config.detector: job.stack.config.trainer.train_scores for job in made.jobs}
+    assert of == {"gmade": True, "id_classifier": True, "ganomaly": False}
+    assert alone("model=gmade", "seed=1") in made.points
+    assert len(names_of(made)) == 6
+
+
+def test_an_axis_of_a_members_settings_makes_members_of_its_own():
+    axis = """model.members.gmade=["lr=0.001"],["lr=0.002"]"""
+    made = planned("model=gmade_ensemble", axis)
+    assert len({one.members["gmade"] for one in made.ensembles}) == 2
+    assert len({one.members["id_classifier"] for one in made.ensembles}) == 1
+    for one, lr in zip(made.ensembles, ("0.001", "0.002"), strict=True):
+        assert one.ensemble.settings["gmade.lr"] == float(lr)
+        assert one.members["gmade"] == alone("model=gmade", f"lr={lr}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["model.weight=0.5,2"], "model.weight=2: a number from 0 to 1"),
+        (["""model.members.gmade=["epochs=1"],["epoch=1"]"""], "gmade: epoch: no such setting"),
+        (["model.primary=combined,nll"], "model.primary=nll is none of the scores combined, gm"),
+        (["epochs=1,2"], r"epochs=1: gmade_ensemble has no such setting \(its members may"),
+        (["sweep.search=tpe", "model.weight=0.1,0.2"], "list the values to try, or search over a"),
+        (["model=gmade_ensemble,ganomaly", "lr=1e-3"], "gmade_ensemble has no such setting"),
+    ],
+)
+def test_what_is_wrong_with_ensembles_is_refused_before_anything_starts(typed, said):
+    own = [] if typed[0].startswith("model=") else ["model=gmade_ensemble"]
+    with pytest.raises(BadInput, match=said):
+        grid.expand([*TYPED, *own, *typed])
+
+
+def test_an_ensemble_whose_member_cannot_be_built_is_left_out_with_it(monkeypatch):
+    def unbuildable(configs):
+        return ["planted" if one.windows.stride == 3 else None for one in configs]
+
+    monkeypatch.setattr(traits, "unbuildable", unbuildable)
+    monkeypatch.setattr(prepare, "_tried", {})
+    axis = """model.members.gmade=["windows.stride=3"],["windows.stride=4"]"""
+    made = planned("model=gmade_ensemble", axis)
+    with pytest.raises(BadInput, match=r"gmade batch=.*: planted; leave it out"):
+        prepare.buildable(made, skip=False)
+    (left,) = prepare.buildable(made, skip=True).ensembles
+    assert left.ensemble.settings["gmade.windows.stride"] == 4

@@ -21,7 +21,7 @@ from asdgan import board, ledger, terminal
 from asdgan.errors import BadInput
 from asdgan.files import remove_remains
 from asdgan.sweep import grid as grids
-from asdgan.sweep import local, on_submitit, pace, prepare, rounds
+from asdgan.sweep import local, on_submitit, pace, prepare, rounds, together
 from asdgan.sweep import plan as plans
 from asdgan.sweep.grid import Grid
 from asdgan.sweep.plan import Job, Plan
@@ -142,11 +142,15 @@ def sweep(
     with _alone(folder):
         path = plans.write(plan, folder)
         failed: set[str] = set(plan.failed)
-        if plan.jobs:
+        if plan.jobs or plan.ensembles:
             for stack in {job.stack.folder for job in plan.jobs}:
                 remove_remains(outputs / "runs" / stack)
             try:
                 failed |= _run(plan.jobs, path, outputs, launch)
+                if plan.ensembles:
+                    failed |= together.put_together(
+                        plan.ensembles, outputs, terminal.console.print
+                    )
             finally:
                 _show(plan.name, plan.points, outputs)
     return 1 if failed else 0
@@ -237,16 +241,20 @@ def _search(
 def _say_plan(plan: Plan, seconds: float) -> None:
     say = terminal.console.print
     left = sum(len(job.wanted) for job in plan.jobs)
-    if not plan.jobs:
+    if not plan.jobs and not plan.ensembles:
         say(f"nothing to do: {len(plan.done)} done, {len(plan.failed)} failed")
         return
-    lanes = [len(job.stack.lanes) for job in plan.jobs]
-    types = len({job.stack.machine_type for job in plan.jobs})
-    say(
-        f"{plan.name}: {len(plan.points):,} points, {len(plan.done):,} done before, {left:,} to "
-        f"run on {_count(types, 'machine type')}, as {_count(len(plan.jobs), 'stack')} of up to "
-        f"{_count(max(lanes), 'lane')} (planned in {seconds:.1f} s)"
-    )
+    parts = [f"{len(plan.points):,} points", f"{len(plan.done):,} done before"]
+    if plan.jobs:
+        lanes = [len(job.stack.lanes) for job in plan.jobs]
+        types = len({job.stack.machine_type for job in plan.jobs})
+        parts.append(
+            f"{left:,} to run on {_count(types, 'machine type')}, as "
+            f"{_count(len(plan.jobs), 'stack')} of up to {_count(max(lanes), 'lane')}"
+        )
+    if plan.ensembles:
+        parts.append(f"{_count(len(plan.ensembles), 'ensemble')} to put together of their members")
+    say(f"{plan.name}: {', '.join(parts)} (planned in {seconds:.1f} s)")
     if plan.failed:
         say(f"{len(plan.failed):,} failed before and are not tried again (sweep.retry=never)")
 

@@ -3,7 +3,8 @@
 A part is one composed config and the axes that vary inside it. Axes whose values may differ from
 lane to lane of a stack, the epochs at which one training is read, and the machine types are not
 composed: their values are checked once each, and multiplied when the grid is planned. Everything
-else (batch, latent, a choice of a config group, ...) makes parts of its own.
+else (batch, latent, a choice of a config group, ...) makes parts of its own. A part of ensembles
+(asdgan/ensemble.py) has the parts of its members beside it.
 """
 
 import copy
@@ -11,8 +12,8 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,7 +21,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asdgan import settings
+from asdgan import ensemble, settings
 from asdgan.errors import BadInput
 from asdgan.shipped import SWEEPS
 from asdgan.sweep.blocks import read
@@ -40,9 +41,11 @@ class Part:
         config: The settings of its first point, checked.
         axes: Those that lanes differ in.
         rows: For each lane its values on them.
-        readings: Numbers of epochs, ascending; one for a detector that must train to the end.
+        readings: Numbers of epochs, ascending; one for a detector that must train to the end. Of
+            an ensemble, the most that a member has.
         machine: A machine type, several, or `all`.
         alike: Whether the axes change themselves only: no other setting is read off one of them.
+        members: Of an ensemble, by name; row by row they are the members of its rows.
     """
 
     config: DictConfig
@@ -51,6 +54,7 @@ class Part:
     readings: tuple[int, ...]
     machine: str | tuple[str, ...]
     alike: bool
+    members: Mapping[str, "Part"] = field(default_factory=dict)
 
     @property
     def points(self) -> int:
@@ -88,6 +92,16 @@ class Grid:
     parts: tuple[Part, ...]
     block: tuple[Axis, ...] = ()
 
+    @cached_property
+    def whole(self) -> tuple[Part, ...]:
+        """The parts, and those of ensembles' members.
+
+        Ensembles come last. Before them, what scores its training clips comes first, as members
+        must: where a point stands in several parts, the first has it trained.
+        """
+        members = [one for part in self.parts for one in part.members.values()]
+        return tuple(sorted((*self.parts, *members), key=_turn))
+
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
         """What a search varies."""
@@ -100,6 +114,10 @@ class Grid:
             part.points * (1 if isinstance(part.machine, str) else len(part.machine))
             for part in self.parts
         )
+
+
+def _turn(part: Part) -> tuple[bool, bool]:
+    return bool(part.members), not part.config.trainer.train_scores
 
 
 def expand(typed: Sequence[str]) -> Grid:
@@ -347,14 +365,15 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
     """One part: every value of every inner axis is checked, none is composed."""
     # Without its data set a sweep can be planned, not started.
     wrong: list[str] = []
+    without = ("dataset.root",) if dry_run else ()
     try:
-        settings.check(config, without=("dataset.root",) if dry_run else ())
+        settings.check(config, without=without)
     except BadInput as error:
         wrong += str(error).split("; ")
-    if settings.is_ensemble(config):
+    if settings.is_ensemble(config) and config.sweep.search is not None:
         wrong.append(
-            f"model={config.detector} puts finished runs together and cannot be swept yet: run "
-            "each of its points without -m; its members may be swept beforehand"
+            f"sweep.search={config.sweep.search}: model={config.detector} puts results of others "
+            "together, which a search cannot; list the values to try, or search over a member"
         )
     values = {
         axis.key: tuple(_value(axis.key, text) for text in axis.values)
@@ -370,13 +389,34 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
     names = [one for name in machine for one in ([name] if isinstance(name, str) else name)]
     readings = tuple(sorted(set(values.pop("epochs", (config.epochs,)))))
     lanes = {key: _distinct(listed) for key, listed in values.items()}
-    return Part(
+    part = Part(
         config=config,
         axes=tuple(lanes),
         rows=tuple(itertools.product(*lanes.values())),
         readings=readings,
         machine="all" if "all" in names else tuple(dict.fromkeys(names)),
         alike=not _read_elsewhere(config, lanes),
+    )
+    return _with_members(part, without) if settings.is_ensemble(config) else part
+
+
+def _with_members(part: Part, without: Sequence[str]) -> Part:
+    """A part of ensembles, whose rows differ in their seed at most, with its members' parts."""
+    members = {
+        name: replace(
+            part,
+            config=one,
+            readings=(one.epochs,),
+            alike=not _read_elsewhere(one, part.axes),
+        )
+        for name, one in ensemble.members_of(part.config, without=without).items()
+    }
+    settings.build(part.config)  # it has no weights, and loads nothing that takes time
+    return replace(
+        part,
+        readings=(max(one.readings[-1] for one in members.values()),),
+        alike=part.alike and all(one.alike for one in members.values()),
+        members=members,
     )
 
 

@@ -15,12 +15,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, settings
+from asdgan import ensemble, ledger, settings
+from asdgan.ensemble import Ensemble
 from asdgan.errors import BadInput, Damaged
 from asdgan.files import canonical, read_json, write_json
 from asdgan.stack import Stack
 from asdgan.sweep.grid import Grid, Part
 from asdgan.sweep.traits import Trait
+from asdgan.sweep.traits import of as trait_of
 
 FORMAT = 2
 HOW = (
@@ -80,6 +82,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Together:
+    """An ensemble without a result, and the signature of each member by name."""
+
+    ensemble: Ensemble
+    members: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Jobs, and what is not among them.
 
@@ -87,9 +97,10 @@ class Plan:
         name: Of the sweep.
         typed: Its command line; on disk without what may be secret.
         jobs: Stacks with something left to do, those of one machine type together.
-        points: Signatures of all points of the grid, each once.
+        points: Signatures of all points of the grid, each once; members of ensembles are some.
         done: Those that have a result.
         failed: Those that have only a failure, where such are not tried again.
+        ensembles: What is to be put together once the jobs have ended.
     """
 
     name: str
@@ -98,6 +109,7 @@ class Plan:
     points: frozenset[str]
     done: frozenset[str]
     failed: frozenset[str]
+    ensembles: tuple[Together, ...] = ()
 
 
 def name_of(grid: Grid) -> str:
@@ -126,7 +138,7 @@ def make(
 
     Args:
         grid: What was asked for.
-        heard: The machine types of each part, by the part's number.
+        heard: The machine types of each part, by the part's number in `grid.whole`.
         roots: The data set's folder of each part.
         traits: Of each model, by its `_target_`.
         done: Signatures that have a result.
@@ -136,9 +148,22 @@ def make(
     """
     points: set[str] = set()
     jobs: list[Job] = []
+    together: list[Together] = []
     settled = set(done) | set(failed)
-    for number, part in enumerate(grid.parts):
+    of_part: dict[int, Sequence[Heard]] = {}  # by the part's id
+    for number, part in enumerate(grid.whole):
         trait = traits[part.config.model._target_]
+        of_part[id(part)] = heard[number]
+        if part.members:
+            theirs = {name: of_part[id(one)] for name, one in part.members.items()}
+            for place, one in enumerate(heard[number]):
+                every = _together(part, one, trait, {n: of[place] for n, of in theirs.items()})
+                for it in every:
+                    name = it.ensemble.signature
+                    if name not in settled and name not in points:
+                        together.append(it)
+                    points.add(name)
+            continue
         for one in heard[number]:
             for stack in _stacks(part, one, trait, grid.settings.lanes, slots, on_gpu):
                 named = tuple(
@@ -159,11 +184,14 @@ def make(
         points=frozenset(points),
         done=frozenset(points & set(done)),
         failed=frozenset(points & set(failed) - set(done)),
+        ensembles=tuple(together),
     )
 
 
 def signatures(part: Part, heard: Heard, trait: Trait) -> list[list[str]]:
     """Of the points of a part on one machine type: by row, then by reading."""
+    if part.members:
+        return [[one.signature] for one in _ensembles(part, heard, trait)]
     found = []
     every = tuple(dict(zip(part.axes, values, strict=True)) for values in part.rows)
     about = (heard.machine_type, heard.data, trait.recipe)
@@ -173,6 +201,37 @@ def signatures(part: Part, heard: Heard, trait: Trait) -> list[list[str]]:
         place = lane if part.alike else 0
         found.append([stack.signature(place, epochs) for epochs in part.readings])
     return found
+
+
+def _ensembles(part: Part, heard: Heard, trait: Trait) -> Iterator[Ensemble]:
+    """The ensembles of a part on one machine type, in the order of its rows."""
+    first: dict[str, Any] | None = None
+    for values in part.rows:
+        row = dict(zip(part.axes, values, strict=True))
+        config = _with(part, row)
+        if first is None or not part.alike:
+            members = {name: _with(one, row) for name, one in part.members.items()}
+            first = ensemble.identity(config, members, heard.machine_type, _recipe_of)
+        told = {**first, **row}
+        name = ledger.signature(told, trait.recipe, heard.data)
+        yield Ensemble(config, heard.machine_type, told, trait.recipe, name)
+
+
+def _together(
+    part: Part, heard: Heard, trait: Trait, of_members: Mapping[str, Heard]
+) -> Iterator[Together]:
+    """The same with their members, who may hear other clips: some are bad for one only."""
+    members = {
+        name: signatures(one, of_members[name], trait_of(one.config.model._target_))
+        for name, one in part.members.items()
+    }
+    for row, one in enumerate(_ensembles(part, heard, trait)):
+        yield Together(one, {name: of[row][0] for name, of in members.items()})
+
+
+def _recipe_of(config: DictConfig) -> int:
+    """As `job.recipe_of`, without loading torch."""
+    return trait_of(config.model._target_).recipe
 
 
 def _with(part: Part, row: Mapping[str, Any]) -> DictConfig:

@@ -60,12 +60,15 @@ def planned(grid: Grid, outputs: Path, slots: int, on_gpu: bool) -> Plan:
 
 def traits_of(grid: Grid) -> dict[str, traits.Trait]:
     """What is to be known of each model of a grid, by its `_target_`."""
-    targets = {part.config.model._target_ for part in grid.parts}
+    targets = {part.config.model._target_ for part in grid.whole}
     return {target: traits.of(target) for target in targets}
 
 
 def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
-    """The machine types of each part and the fingerprints of their clips, each worked out once."""
+    """The machine types of each part and the fingerprints of their clips, each worked out once.
+
+    Parts are numbered as `grid.whole` has them.
+    """
     heard: dict[int, list[Heard]] = {}
     roots: dict[int, str] = {}
     known: dict[bytes, str] = {}
@@ -75,7 +78,7 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
         def counter(title: str, total: int) -> material.Advance:
             return bar(title, total).advance
 
-        for number, part in enumerate(grid.parts):
+        for number, part in enumerate(grid.whole):
             config = part.config
             data = canonical(OmegaConf.to_container(config.dataset))
             if grid.settings.dry_run and not _is_there(part):
@@ -134,7 +137,10 @@ def buildable(plan: Plan, *, skip: bool) -> Plan:
         raise BadInput(f"{said}; leave it out, or add sweep.skip_invalid=true to run the others")
     log.warning("left out, because it cannot be built: %s", said)
     jobs = tuple(job for job in plan.jobs if not wrong[shape_of[id(job.stack.config)]])
-    return replace(plan, jobs=jobs)
+    gone = {name for job in plan.jobs for name in job.wanted}
+    gone -= {name for job in jobs for name in job.wanted}
+    together = tuple(one for one in plan.ensembles if gone.isdisjoint(one.members.values()))
+    return replace(plan, jobs=jobs, ensembles=together)
 
 
 def same_shape(config: DictConfig) -> bytes:

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from asdgan import ledger, metrics
 from asdgan.errors import BadInput, Damaged
 from asdgan.files import canonical, read_json
+from asdgan.job import Kept
 from asdgan.sweep.space import Dimension, Value
 
 if TYPE_CHECKING:
@@ -347,6 +348,11 @@ class Results:
 
     def row(self, signature: str) -> dict[str, Any] | None:
         """The row of a point; None where there is none that verifies."""
+        found = self.kept(signature)
+        return None if found is None else found.row
+
+    def kept(self, signature: str) -> Kept | None:
+        """The same, and where it stands."""
         path = self._where.get(signature)
         if path is None:
             return None
@@ -355,7 +361,8 @@ class Results:
                 self._read[path] = {row["signature"]: row for row in ledger.read(path).rows}
             except (Damaged, OSError):
                 self._read[path] = {}
-        return self._read[path].get(signature)
+        row = self._read[path].get(signature)
+        return None if row is None else Kept(row=row, path=path)
 
 
 def value_of(rows: Mapping[str, Sequence[Mapping[str, Any]]], objective: str) -> float | None:
