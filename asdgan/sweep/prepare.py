@@ -92,6 +92,8 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
             # Which clips are bad depends on what is asked of them.
             asked = data + canonical(OmegaConf.to_container(config.features))
             asked += canonical(config.windows.frames)
+            # And a stage hears more than the part does.
+            asked += canonical(OmegaConf.to_container(config.model).get("stages"))  # pyright: ignore
             root = Path(known[data])
             roots[number] = known[data]
             types = material.machine_types_of(part.machine, root, config)
