@@ -73,7 +73,7 @@ class Detector(pl.LightningModule):
     prefix_stable: ClassVar[bool] = True
     convolutional: ClassVar[bool] = False
     scored_at_once: ClassVar[int] = SCORING_WINDOWS
-    tells_sections: ClassVar[bool] = False
+    tells_sections: bool = False  # of some detectors a setting says so
     SCORING: ClassVar[tuple[str, ...]] = ("model.primary", "model.pool", "windows.test_stride")
     alive: Tensor
     spelt: Tensor
