@@ -74,6 +74,11 @@ def compose(name: str, *overrides: str):
     return _shrunk(name, *size_of(name), *overrides)
 
 
+def dropping(name, rate):
+    """What has a model drop units, where it knows how to."""
+    return () if compose(name).dropout is None else (f"dropout={rate}",)
+
+
 STACKABLE = [
     name for name in NAMES
     if hydra.utils.get_class(compose(name).model._target_).stackable

@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load
-from shrunk import NAMES, STACKABLE, compose, windows_for
+from shrunk import NAMES, STACKABLE, compose, dropping, windows_for
 from torch import nn
 
 from asdgan import checkpoint
@@ -40,7 +40,7 @@ ONE_SEED = (0, 3, 5, 7, 8, 9, 3, 0)
 
 @functools.cache
 def _maker(name, lanes):
-    config = compose(name, "dropout=0.25")
+    config = compose(name, *dropping(name, 0.25))
     if "rebirth_below" in config.model:
         config.model.rebirth_below = 0.68 if name.startswith("ganomaly") else 1.36
     if lanes is not None:

@@ -13,6 +13,7 @@ from shrunk import (
     STACKABLE,
     compose,
     detector_of,
+    dropping,
     learn,
     noise_for,
     windows_for,
@@ -50,11 +51,6 @@ def stack_of(name, lanes, **changes):
             one[axis] = LANES[axis][lane]
         alone.append(one)
     return config, alone
-
-
-def dropping(name, rate):
-    """What has a model drop units, where it knows how to."""
-    return () if compose(name).dropout is None else (f"dropout={rate}",)
 
 
 def totals(losses):
