@@ -71,7 +71,6 @@ class WspNfcdee(Detector):
     """
 
     stackable = False
-    convolutional = True
     targets: Tensor
     context: Tensor
     flows: nn.ModuleList  # one for each split, section by section
