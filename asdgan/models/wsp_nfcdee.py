@@ -41,11 +41,13 @@ class WspNfcdee(Detector):
     - "For each section" is read as one flow that is told the section. With `per_section` each
       has flows of its own, beside one pooling.
     - Pooled vectors are standardised bin by bin, since splines end at 5. Pooling is no map that
-      keeps volume, so the likelihood of what is pooled says nothing of alpha: whatever makes the
-      vectors smaller makes them likelier. With `pooled_scale=fixed`, which is the report to the
-      letter, alpha runs away for that reason alone. Here mean and spread follow alpha: with the
-      moments of both statistics over the training windows they are known at any alpha, and only
-      how well bins tell of one another is left to learn from.
+      keeps volume, so the likelihood of what is pooled rewards whatever makes the vectors small.
+      With `pooled_scale=fixed`, which is the report to the letter, that draws alpha to the
+      statistic that varies less: far in noise whose bins have nothing in common, to no more than
+      0.49 in 1,200 steps on real fans. Here mean and spread follow alpha: the moments of both
+      statistics over the training windows give them at any alpha, and what is learnt from is how
+      well bins tell of one another (0.85 on the same fans). On the demo plant's fan the areas of
+      both were alike.
 
     Args:
         seed: Of this run.
