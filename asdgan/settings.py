@@ -140,6 +140,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.ema": _RATE,
     "model.weight": _SHARE,
     "model.width": _POSITIVE,
+    "model.margin": ("an angle from 0 to 180 degrees", lambda v: _number(v) and 0 <= v < 180),
+    "model.scale": _POSITIVE,
     "model.outliers.per": _one_of("section", "pooled"),
     "model.outliers.normalise": _FLAG,
     "model.outliers.metric": _one_of("cosine", "euclidean"),
