@@ -6,7 +6,7 @@ import pytest
 import torch
 from shrunk import Recording, compose, detector_of, learn, noise_for, windows_for, windows_of
 
-from asdgan import material, settings
+from asdgan import material, run, settings
 from asdgan.embeddings import NETWORKS
 from asdgan.errors import BadInput
 from asdgan.features import Frames
@@ -121,6 +121,24 @@ def test_outliers_are_fitted_on_windows_cut_as_those_of_test_clips(tmp_path):
     assert heard.known.sections == heard.train.sections
     assert heard.known.bounds[1] == heard.test.bounds[1] == 3  # of 32 frames, windows of 10
     assert heard.train.bounds[1] == 23
+
+
+def test_another_scorer_needs_no_training(tmp_path, caplog):
+    caplog.set_level("INFO", "asdgan")
+    sizes = {"seconds": 2, "ids": 2, "train_clips": 5, "test_clips": 2}
+    demo = [f"dataset.{key}={value}" for key, value in sizes.items()]
+    config = compose("sc", "dataset=demo", "machine=fan", "epochs=2", "logger=none", *demo)
+    config.dataset.root = None
+    rows = []
+    for place, per in (("a", "section"), ("a", "pooled"), ("b", "pooled")):
+        config.outputs, config.model.outliers.per = str(tmp_path / place), per
+        rows.append(run.run(config)[0].row)
+    first, again, whole = rows
+    assert f"trained before as {first['signature']}: scored anew" in caplog.text
+    assert again["losses"] == first["losses"]
+    assert again["signature"] == whole["signature"] != first["signature"]
+    assert again["components"] == whole["components"] != first["components"]
+    assert list(again["components"]) == ["knn", "lof", "cosine", "mahalanobis"]
 
 
 def test_the_sweep_has_the_networks_and_features_that_the_report_prints(repository):

@@ -36,7 +36,7 @@ class SectionClassifier(Detector):
     **Departures**, all where the paper says nothing:
 
     - Hop 512; one crop of each clip an epoch, drawn anew; test windows 60 frames apart, so that
-      three of them cover a clip of 10 s; batch 64; no schedule, no augmentation.
+      three of them cover a clip of 10 s; batch 32; no schedule, no augmentation.
     - ArcFace with scale 30 and a margin of 0.7 rad, which the library takes in degrees. Where an
       angle is 0 its gradient is kept finite.
     - The excitation of `mobilefacenet_se` follows the depthwise convolution of every bottleneck.
@@ -64,7 +64,7 @@ class SectionClassifier(Detector):
     stackable = False
     convolutional = True
     tells_sections = True
-    scored_at_once = 64  # activations of a window take up to 100 MB
+    scored_at_once = 16  # activations of a window take up to 150 MB
     SCORING: ClassVar[tuple[str, ...]] = (*Detector.SCORING, "model.outliers.")
 
     def __init__(
