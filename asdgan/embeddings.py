@@ -344,7 +344,8 @@ class EcapaTdnn(Embedding):
         width: Of the embedding.
 
     Raises:
-        BadInput: A window is too short to be reflected at its edges.
+        BadInput: A window is too short to be reflected at its edges, or the numbers of layers
+            or groups do not go together.
     """
 
     def __init__(
@@ -364,6 +365,13 @@ class EcapaTdnn(Embedding):
     ) -> None:
         """Makes the network."""
         super().__init__()
+        even = [kernel for kernel in kernels if kernel % 2 == 0]
+        if len(kernels) != len(dilations) or even or filters % groups:
+            raise BadInput(
+                f"model.networks.ecapa_tdnn: odd kernels, a dilation for each, and filters in "
+                f"equal groups are expected, not kernels {list(kernels)} with dilations "
+                f"{list(dilations)}, and {filters} filters in {groups} groups"
+            )
         reaches = [
             dilation * (kernel - 1) // 2
             for kernel, dilation in zip(kernels, dilations, strict=True)

@@ -132,6 +132,22 @@ def test_windows_that_a_network_cannot_take_are_refused(published, network, fram
         make(network, published, mels=64, frames=frames)
 
 
+@pytest.mark.parametrize("typed", ["groups=7", "kernels=[5,3]", "kernels=[4,3,3,3]"])
+def test_layers_and_groups_that_do_not_go_together_are_refused(typed):
+    config = settings.compose(["model=sc", f"model.networks.ecapa_tdnn.{typed}"]).model.networks
+    with pytest.raises(BadInput, match=r"odd kernels, a dilation for each, and filters in equal"):
+        make("ecapa_tdnn", config, mels=64, frames=192)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["mobilefacenet.blocks=[]", "mobilefacenet.last=0", "cnn6.filters=[]", "cnn6.dropout=1"],
+)
+def test_sizes_that_are_none_are_refused(typed):
+    with pytest.raises(BadInput, match=rf"model\.networks\.{typed.split('=')[0]}=.* is expected"):
+        settings.compose(["model=sc", f"model.networks.{typed}"])
+
+
 def test_what_is_keyed_is_drawn_alike_and_leaves_no_trace():
     before = torch.get_rng_state()
     draws = []
