@@ -40,7 +40,8 @@ ONE_SEED = (0, 3, 5, 7, 8, 9, 3, 0)
 
 @functools.cache
 def _maker(name, lanes):
-    config = compose(name, "dropout=0.25")
+    dropping = () if compose(name).dropout is None else ("dropout=0.25",)
+    config = compose(name, *dropping)
     if "rebirth_below" in config.model:
         config.model.rebirth_below = 0.68 if name.startswith("ganomaly") else 1.36
     if lanes is not None:
