@@ -383,7 +383,8 @@ def _read(
     }
     if not named:
         return []
-    detector.fit(material.train)
+    known = material.train if detector.outliers is None else material.known
+    detector.fit(known)
     scores = {} if material.test is None else detector.score_clips(material.test)
     chosen = torch.tensor(list(named))
     clips = material.test_clips
@@ -446,7 +447,7 @@ def _read(
             "domain": _text(clip.domain or "" for clip in clips),
             "label": _text(clip.label for clip in clips),
             **{f"score/{name}": values for name, values in arrays.items()},
-            **_training_scores(stack.config, detector, material.train, chosen),
+            **_training_scores(stack.config, detector, known, chosen),
         },
         weights=save(weights) if weights else None,
         config=OmegaConf.to_yaml(stack.as_config(), resolve=True),

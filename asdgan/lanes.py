@@ -13,6 +13,7 @@ a resumed run the same as an uninterrupted one.
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -34,6 +35,19 @@ def key_of(*place: int | str) -> int:
     """A 63-bit seed for one place in a run; unequal places give unrelated ones."""
     digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+@contextmanager
+def keyed(*place: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Torch's own generators seeded for one place in a run, and afterwards as they were.
+
+    For initial weights and dropout of torch's own layers. A device other than the CPU is named.
+    """
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(key_of(*place))
+        yield
 
 
 def lanes_of(seed: int | Sequence[int]) -> tuple[int, ...]:

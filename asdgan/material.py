@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class Material:
         data: Fingerprint of its clips, and of those that a stage learns from.
         train_data: Fingerprint of its training clips alone.
         train: Windows of the training clips.
+        known: Their windows as those of test clips are cut: what outliers are fitted on.
         train_clips: How many those are.
         test: Windows of the test clips, or None where there are none.
         test_clips: The test clips, with their labels.
@@ -48,6 +50,7 @@ class Material:
     data: str
     train_data: str
     train: "Windows"
+    known: "Windows"
     train_clips: int
     test: "Windows | None"
     test_clips: Sequence[clips.Clip]
@@ -207,15 +210,18 @@ def listen(
             threads=_threads(config),
             on_clip=advance,
         )
-        stride = config.windows.stride if split == "train" else test_stride(config)
-        windows[split] = Windows(frames, part, length=config.windows.frames, stride=stride)
+        cut = partial(Windows, frames, part, length=config.windows.frames)
+        windows[split] = cut(stride=test_stride(config))
+        if split == "train":
+            windows["learnt"] = cut(stride=config.windows.stride)
         lengths |= zip(part, frames.starts.diff().tolist(), strict=True)
     _say_lengths(machine_type, lengths, log_mel)
     return Material(
         machine_type=machine_type,
         data=_whole(config, root, clips.fingerprint(table, digests)),
         train_data=data["train"],  # clip_table refuses a machine type without training clips
-        train=windows["train"],
+        train=windows["learnt"],
+        known=windows["train"],
         train_clips=sum(clip.split == "train" for clip in table),
         test=windows.get("test"),
         test_clips=[clip for clip in table if clip.split == "test" and "test" in windows],

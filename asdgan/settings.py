@@ -73,6 +73,11 @@ _COUNT = (
 )
 _FLAG = ("true or false", lambda v: isinstance(v, bool))
 
+_WHOLES = (
+    "a list of whole numbers of at least 1",
+    lambda v: isinstance(v, list) and len(v) > 0 and all(map(_whole(1)[1], v)),
+)
+
 _BLOCKS = (
     "a list of blocks, each [expansion, channels, repeats, stride]",
     lambda v: (
@@ -148,6 +153,24 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.bins": _whole(2),
     "model.weight": _SHARE,
     "model.width": _POSITIVE,
+    "model.networks.mobilefacenet.blocks": _BLOCKS,
+    **{
+        f"model.networks.{name}": _whole(1)
+        for name in (
+            "mobilefacenet.last", "mobilefacenet.width", "mobilefacenet.stem",
+            "mobilefacenet.squeeze", "ecapa_tdnn.filters", "ecapa_tdnn.merged",
+            "ecapa_tdnn.attention", "ecapa_tdnn.groups", "ecapa_tdnn.squeezed",
+            "ecapa_tdnn.width", "cnn6.width",
+        )
+    },
+    **{
+        f"model.networks.{name}": _WHOLES
+        for name in ("ecapa_tdnn.kernels", "ecapa_tdnn.dilations", "cnn6.filters")
+    },
+    "model.networks.cnn6.dropout": _RATE,
+    "model.networks.cnn6.dropout_last": _RATE,
+    "model.margin": ("an angle from 0 to 180 degrees", lambda v: _number(v) and 0 <= v < 180),
+    "model.scale": _POSITIVE,
     "model.outliers.per": _one_of("section", "pooled"),
     "model.outliers.normalise": _FLAG,
     "model.outliers.metric": _one_of("cosine", "euclidean"),

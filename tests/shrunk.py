@@ -30,6 +30,10 @@ SMALLER = {
     "model.last": 32,
     "model.splits": 2,
     "model.transforms": 1,
+    "model.networks.mobilefacenet.blocks": [[2, 16, 2, 2]],
+    "model.networks.mobilefacenet.last": 32,
+    "model.networks.mobilefacenet.width": 16,
+    "model.networks.mobilefacenet.stem": 16,
 }
 
 
@@ -64,8 +68,9 @@ def _shrunk(name: str, frames: int, mels: int, *overrides: str):
     typed = {override.split("=")[0] for override in overrides}
     for key, value in SMALLER.items():
         at, _, last = key.rpartition(".")
-        if key not in typed and last in (config[at] if at else config):
-            (config[at] if at else config)[last] = value
+        group = OmegaConf.select(config, at) if at else config
+        if key not in typed and last in (group or ()):
+            group[last] = value
     return config
 
 

@@ -56,7 +56,10 @@ FORBIDDEN = {
     "detector": {"models", "metrics", "ledger", "run", "settings", "board", "sweep"},
     "health": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
     "scaling": {"models", "detector", "metrics", "ledger", "run", "settings", "board", "sweep"},
-    "outliers": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
+    **{
+        room: {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"}
+        for room in ("outliers", "embeddings")
+    },
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "stages": {"models", "ledger", "job", "run", "board", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},

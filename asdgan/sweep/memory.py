@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from asdgan import settings
-from asdgan.detector import SCORING_WINDOWS
 from asdgan.stack import Stack
 from asdgan.sweep import noise
 from asdgan.sweep.prepare import same_shape
@@ -79,7 +78,7 @@ def lane_bytes(config: DictConfig) -> int:
     config = config.copy()
     if shape.stackable:
         config.seed = [0]
-    heard = noise.windows(config, max(config.batch, SCORING_WINDOWS))
+    heard = noise.windows(config, max(config.batch, shape.scored_at_once))
     picks = torch.arange(config.batch)
     with _Living() as living:
         detector = settings.build(config)
@@ -92,6 +91,7 @@ def lane_bytes(config: DictConfig) -> int:
             ),
             0,
         )
+        detector.fit(heard)
         detector.score_clips(heard)
     return living.most
 

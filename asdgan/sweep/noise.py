@@ -10,31 +10,36 @@ if TYPE_CHECKING:
 
 
 def windows(config: DictConfig, count: int) -> "Windows":
-    """So many windows of a config's shape, of two clips and sections. Loads torch."""
+    """At least so many windows of a config's shape, a clip each, of two sections. Loads torch.
+
+    There are more where outliers could not be fitted on so few clips.
+    """
     import torch
 
     from asdgan.clips import Clip
     from asdgan.features import Frames
     from asdgan.windows import Windows
 
-    frames = config.windows.frames - 1
-    edge = frames + (count + 1) // 2
-    length = 2 * frames + count
-    values = torch.randn(length, config.features.mels)
+    frames = config.windows.frames
+    outliers = config.model.get("outliers") or {}
+    near = [of for name, of in outliers.items() if name in ("neighbours", "lof_neighbours")]
+    count = max(count, 2 * (1 + max(near, default=0)))
     clips = [
         Clip(
             path=Path("noise"),
             name="noise",
             release="noise",
             machine_type="noise",
-            section=section,
+            section=f"{number % 2:02d}",
             domain=None,
             attributes=(),
             subset="dev",
             split="train",
             label="normal",
         )
-        for section in ("00", "01")
+        for number in range(count)
     ]
-    starts = torch.tensor([0, edge, length])
-    return Windows(Frames(values, starts), clips, length=frames + 1, stride=1)
+    values = torch.randn(count * frames, config.features.mels)
+    return Windows(
+        Frames(values, torch.arange(count + 1) * frames), clips, length=frames, stride=1
+    )

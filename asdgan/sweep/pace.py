@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import hydra
 from omegaconf import DictConfig
 
 from asdgan import material
@@ -11,7 +12,7 @@ from asdgan.audio import wav_length
 from asdgan.sweep import aside, noise
 from asdgan.sweep.plan import Job
 
-STEPS = 3  # that are timed of a stack, after as many that are not
+STEPS = 3  # that are timed of a stack, after as many that are not; of large ones one
 ASSUMED = (3000, 10.0)  # clips of a machine type, and their seconds, where none is there yet
 
 
@@ -43,7 +44,7 @@ def estimate(jobs: Sequence[Job], *, slots: int) -> tuple[float, str]:
             assumed |= guessed
         lane = seconds[_alike(job)] / len(timed[_alike(job)].stack.lanes)
         total += lane * len(job.stack.lanes) * steps[place] * job.stack.readings[-1]
-    said = f"from {STEPS} steps of {len(timed)} of the stacks"
+    said = f"from a few steps of {len(timed)} of the stacks"
     if assumed:
         said += f", for {ASSUMED[0]:,} clips of {ASSUMED[1]:g} s: the data set is not there yet"
     return total / slots / 3600, said
@@ -88,9 +89,12 @@ def seconds_of(config: DictConfig) -> float:
     config.epochs = 2
     config.windows.val_split = "none"
     config.trainer.compile = False
-    windows = noise.windows(config, config.batch * STEPS)
+    large = hydra.utils.get_class(config.model._target_).convolutional
+    steps = 1 if large else STEPS
+    config.windows.per_epoch = config.batch * steps
+    windows = noise.windows(config, config.windows.per_epoch)
     times: list[float] = []
     job.fit(config, windows, on_steps=lambda *_: times.append(time.perf_counter()))
     if len(times) < 2:
         raise FloatingPointError(f"{config.detector}: losses are not finite on noise")
-    return (times[-1] - times[-2]) / STEPS
+    return (times[-1] - times[-2]) / steps
