@@ -97,7 +97,7 @@ class Outliers(nn.Module):
         self.lof_neighbours, self.contamination = lof_neighbours, contamination
         self.nu, self.trees, self.seed = nu, trees, seed
         self.register_buffer("embeddings", torch.zeros(0, 0, dtype=torch.float64))
-        self.register_buffer("spelt", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("spelt", torch.zeros(0, dtype=torch.int64))
         self.register_load_state_dict_pre_hook(_make_room)
         self.forget()
 
@@ -143,7 +143,7 @@ class Outliers(nn.Module):
                 "train it at a smaller lr"
             )
         self.embeddings = embeddings.detach().to("cpu", torch.float64, copy=True)
-        self.spelt = torch.tensor(list("\n".join(sections).encode()), dtype=torch.uint8)
+        self.spelt = torch.tensor(list("\n".join(sections).encode()), dtype=torch.int64)
         self.forget()
 
     def scores(self, embeddings: Tensor, sections: Sequence[str]) -> dict[str, Tensor]:
