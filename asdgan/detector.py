@@ -51,7 +51,8 @@ class Detector(pl.LightningModule):
             a schedule with a length or early stopping makes it not so.
         convolutional: Whether its steps are large enough to share out among all CPU threads.
         scored_at_once: Windows that are scored at once, at most.
-        tells_sections: Whether it must know which sections there are: see `know`.
+        tells_sections: Whether it must know which sections there are: see `know`. A model that
+            only may says so before its own constructor calls this one.
         SCORING: Settings, or groups of them ending in a dot, that training does not depend on:
             where nothing else differs, a finished run is scored anew and not trained again.
         lanes: () for a single run, (n,) for a stack of n.
@@ -73,7 +74,7 @@ class Detector(pl.LightningModule):
     prefix_stable: ClassVar[bool] = True
     convolutional: ClassVar[bool] = False
     scored_at_once: ClassVar[int] = SCORING_WINDOWS
-    tells_sections: ClassVar[bool] = False
+    tells_sections: bool = False
     SCORING: ClassVar[tuple[str, ...]] = ("model.primary", "model.pool", "windows.test_stride")
     alive: Tensor
     spelt: Tensor
