@@ -28,6 +28,8 @@ SMALLER = {
     "model.hidden_width": 16,
     "model.blocks": [[1, 16, 1, 1], [2, 24, 2, 2]],
     "model.last": 32,
+    "model.halvings": 2,
+    "model.channels": 8,
 }
 
 

@@ -77,9 +77,9 @@ def test_a_models_own_defaults_survive_composition(name):
     composed = settings.compose([f"model={name}", "dataset=folder", "dataset.root=unused"])
     assert own.detector == name
     for key, value in own.items():
-        if key not in ("defaults", "model", "windows", "optimizer"):
+        if key not in ("defaults", "model", "features", "windows", "optimizer"):
             assert composed[key] == value, key
-    for group in ("windows", "optimizer"):
+    for group in ("features", "windows", "optimizer"):
         for key, value in own.get(group, {}).items():
             assert composed[group][key] == value, key
 
