@@ -36,7 +36,7 @@ class AeganAd(Detector):
     windows (`recon_l2_mean`); and of the critic's features `mahalanobis`, `knn`, `lof` and
     `cosine`. Which of them is best differs from one machine type to the next, and both sources
     choose it by the labels of the test clips, as the repository does the epoch. Here `primary`
-    names one (what the generator minimises, where nothing else is said), and the last epoch counts.
+    names one, in the YAML what the generator minimises, and the last epoch counts.
 
     **Paper**: Liu et al., "Unsupervised anomalous detection based on unsupervised methods"
     (AITHU), DCASE 2022 challenge, section 3.3 and Table 9: `model=aegan_ad`; and the repository
