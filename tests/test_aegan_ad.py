@@ -25,10 +25,10 @@ def small(*overrides, name="aegan_ad"):
     return detector_of(compose(name, *overrides), torch.float64)
 
 
-def batch_of(detector, windows):
+def batch_of(detector, windows, step=3):
     picks = torch.arange(0, len(windows), 7)
     taken = detector._taken_in(windows.gather(picks))
-    return Batch(taken, picks, windows, 3)
+    return Batch(taken, picks, windows, step)
 
 
 def seen(detector, batch):
@@ -144,6 +144,21 @@ def test_windows_that_cannot_be_halved_so_often_are_refused():
     config = settings.compose(["model=aegan_ad", "windows.frames=100", *REAL])
     with pytest.raises(BadInput, match=r"windows.frames=100 and features.mels=128 cannot be halv"):
         settings.build(config)
+
+
+@pytest.mark.parametrize("name", ["aegan_ad", "aegan_ad_repository"])
+def test_a_training_taken_up_again_goes_on_bit_for_bit(name):
+    windows = windows_for(compose(name), clips=8)
+    first, second = small(name=name), small("seed=0", name=name)
+    for step in range(2):
+        first.learn(batch_of(first, windows, step), None)
+    state = {key: value.clone() for key, value in first.training_state().items()}
+    second.load_training_state(state)
+    second.configure_optimizers()
+    for detector in (first, second):
+        detector.learn(batch_of(detector, windows, 2), None)
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_step_leaves_torchs_own_random_state_as_it_is():
