@@ -3,7 +3,7 @@
 Binary cross-entropies are on logits, averaged over windows and features: one number a lane.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -26,6 +26,33 @@ def taken_for_real(logits: Tensor) -> Tensor:
 def taken_for_fake(logits: Tensor) -> Tensor:
     """Cross-entropy of logits (*lanes, windows, 1) against the answer "fake"."""
     return softplus(logits).mean((-2, -1))
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, *, key: int
+) -> Tensor:
+    """How far a critic's slope is from 1 between real windows and their imitations.
+
+    The mean over windows of (|gradient| - 1)^2, the gradient of the critic's answer taken at
+    alpha * real + (1 - alpha) * fake, with one alpha in [0, 1) for each window. It can be
+    differentiated by the critic's parameters, and passes nothing on to `fake`.
+
+    Args:
+        critic: Gives windows an answer each, shape (windows,) or (windows, 1); none of them may
+            depend on another window.
+        real: Shape (windows, ...).
+        fake: Likewise.
+        key: Of the alphas, as `lanes.key_of` gives it: they follow from it and from how many
+            windows there are, on whatever device these lie.
+
+    Source: Gulrajani et al., "Improved training of Wasserstein GANs", NeurIPS 2017.
+    """
+    generator = torch.Generator().manual_seed(key)
+    alpha = torch.rand(len(real), generator=generator).to(real)
+    alpha = alpha.reshape(-1, *[1] * (real.dim() - 1))
+    between = torch.lerp(fake.detach(), real.detach(), alpha).requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
 
 
 def detached(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,9 @@ from asdgan.terminal import bars, console
 
 ALL = "all"
 SHAPE = ("batch", "latent", "hidden_layers")  # root settings that part a grid's models
+TRAINED = (
+    "dataset.train"  # whose training clips: the one setting of a data set that parts may differ in
+)
 NOT_SETTINGS = ("dataset", "outputs", "seed", "machine", "model", "trainer", "sweep", "logger")
 
 
@@ -108,7 +111,7 @@ class Asked:
         told = prepare.traits_of(self.grid)
         for part in self.grid.parts:
             for name in self.types_of(part):
-                data = self._data.get((part.config.detector, name))
+                data = self._data.get((part.config.detector, name, _trained(part)))
                 if data is None:
                     continue
                 shape = tuple(part.config[key] for key in SHAPE)
@@ -176,34 +179,52 @@ class Asked:
         return lanes
 
     @cached_property
-    def _data(self) -> dict[tuple[str, str], str]:
-        """By model and machine type the fingerprint of the data that its points would be on."""
-        mine = self._mine
+    def _data(self) -> dict[tuple[str, str, str | None], str]:
+        """What data its points would be on, as a fingerprint.
+
+        Of each model and machine type, and of each choice of training clips that its parts make.
+        """
+        found: dict[tuple[str, str, str | None], str] = {}
+        for trained, part in {_trained(part): part for part in self.grid.parts}.items():
+            mine = [one for one in self._mine if self._trained_on(one) == trained]
+            prints = self._prints(part, mine)
+            found |= {
+                (one.model, one.machine_type, trained): prints[one.machine_type]
+                for one in mine
+                if one.machine_type in prints
+            }
+        return found
+
+    def _trained_on(self, point: Point) -> str | None:
+        return self.gathered.settings.values(point.setting).get(TRAINED)
+
+    def _prints(self, part: Part, mine: Sequence[Point]) -> dict[str, str]:
+        """By machine type, of the data set at hand; where it is absent, of the largest seen."""
         largest: dict[str, Point] = {}
         for one in mine:
             held = largest.get(one.machine_type)
             if held is None or (one.train_clips, one.data) > (held.train_clips, held.data):
                 largest[one.machine_type] = one
-        config = self.grid.parts[0].config
-        prints = {name: one.data for name, one in largest.items()}
-        if config.dataset.root is not None and not self.absent:
-            root = Path(config.dataset.root)
-            with bars(console.is_terminal) as bar:  # elsewhere the output is for a program
+        config = part.config
+        if config.dataset.root is None or self.absent:
+            return {name: one.data for name, one in largest.items()}
+        root = Path(config.dataset.root)
+        with bars(console.is_terminal) as bar:  # elsewhere the output is for a program
 
-                def counter(title: str, total: int) -> Callable[[int], None]:
-                    shown = bar(title, total)
-                    return shown.advance if console.is_terminal else lambda count: None
+            def counter(title: str, total: int) -> Callable[[int], None]:
+                shown = bar(title, total)
+                return shown.advance if console.is_terminal else lambda count: None
 
-                prints = {
-                    name: material.fingerprint_of(config, root, name, counter)
-                    for name in largest
-                    if name in self.types
-                }
-        return {
-            (one.model, one.machine_type): prints[one.machine_type]
-            for one in mine
-            if one.machine_type in prints
-        }
+            return {
+                name: material.fingerprint_of(config, root, name, counter)
+                for name in largest
+                if name in self.types
+            }
+
+
+def _trained(part: Part) -> str | None:
+    """Whose training clips a part takes."""
+    return part.config.dataset.get("train")
 
 
 def asked(
@@ -228,7 +249,8 @@ def asked(
     """
     words = [f"sweep.file={name}", "sweep.dry_run=true", *typed]
     grid = grids.expand(words)
-    if len({str(part.config.dataset) for part in grid.parts}) > 1:
+    datasets = [{**part.config.dataset, "train": None} for part in grid.parts]
+    if any(one != datasets[0] for one in datasets):
         raise BadInput("a table is about one data set; give dataset one value")
     release = grid.parts[0].config.dataset.release
     if every_seed and not any(one.get_key_element() == "seed" for one in parsed(typed)):

@@ -51,7 +51,8 @@ class Detector(pl.LightningModule):
             a schedule with a length or early stopping makes it not so.
         convolutional: Whether its steps are large enough to share out among all CPU threads.
         scored_at_once: Windows that are scored at once, at most.
-        tells_sections: Whether it must know which sections there are: see `know`.
+        tells_sections: Whether it must know which sections there are: see `know`. A model that
+            only may says so before its own constructor calls this one.
         SCORING: Settings, or groups of them ending in a dot, that training does not depend on:
             where nothing else differs, a finished run is scored anew and not trained again.
         lanes: () for a single run, (n,) for a stack of n.
@@ -73,7 +74,7 @@ class Detector(pl.LightningModule):
     prefix_stable: ClassVar[bool] = True
     convolutional: ClassVar[bool] = False
     scored_at_once: ClassVar[int] = SCORING_WINDOWS
-    tells_sections: bool = False  # of some detectors a setting says so
+    tells_sections: bool = False
     SCORING: ClassVar[tuple[str, ...]] = ("model.primary", "model.pool", "windows.test_stride")
     alive: Tensor
     spelt: Tensor
@@ -217,7 +218,7 @@ class Detector(pl.LightningModule):
         Weights, running statistics and random state are left as they are.
         """
         if self.outliers is not None:
-            _, embeddings = self._seen(windows)
+            _, embeddings = self._seen(windows, scored=False)
             assert embeddings is not None
             self.outliers.fit(embeddings, windows.sections)
 
@@ -490,8 +491,14 @@ class Detector(pl.LightningModule):
         return [*names, *(() if self.outliers is None else self.outliers.kinds)]
 
     @torch.no_grad()
-    def _seen(self, windows: Windows) -> tuple[dict[str, Tensor], Tensor | None]:
+    def _seen(
+        self, windows: Windows, *, scored: bool = True
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Pooled window scores of clips, and where there are outliers to find the embeddings.
+
+        Args:
+            windows: Of the clips.
+            scored: Whether there are window scores, which may cost more than the embeddings.
 
         Returns:
             Scores, each of shape (*lanes, clips), and embeddings of shape (clips, numbers), all
@@ -515,7 +522,8 @@ class Detector(pl.LightningModule):
             places: list[Tensor] = []
             for some in picks.split(most or len(picks)):
                 batch = Batch(self._taken_in(windows.gather(some)), some, windows, -1)
-                for name, values in self.score_windows(batch).items():
+                of_windows = self.score_windows(batch) if scored else {}
+                for name, values in of_windows.items():
                     found.setdefault(name, []).append(values.double())
                 if self.outliers is not None:
                     places.append(self.embed_windows(batch).double())

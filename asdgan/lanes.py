@@ -305,7 +305,8 @@ def fresh(
     """New values for every parameter of a module, as one lane, in the order of `parameters()`.
 
     Args:
-        module: Made of `Linear` and `Norm`, or of torch's `Conv2d` and `BatchNorm2d`.
+        module: Made of `Linear` and `Norm`, or of torch's `Conv2d`, `ConvTranspose2d`,
+            `BatchNorm2d` and `LayerNorm` (whose scales start at 1 in any case).
         init: `glorot_uniform` (Keras' default) or `normal` (DCGAN's: weights N(0, std), scales
             of a norm N(1, std)); biases start at 0 in both.
         std: For `normal`.
@@ -318,7 +319,7 @@ def fresh(
     generator = torch.Generator().manual_seed(key_of(seed, "init", init, *place))
     values = []
     for layer in module.modules():
-        if isinstance(layer, Linear | nn.Conv2d):
+        if isinstance(layer, Linear | nn.Conv2d | nn.ConvTranspose2d):
             shape = layer.weight.shape[-2:] if isinstance(layer, Linear) else layer.weight.shape
             if init == "glorot_uniform":
                 limit = math.sqrt(6 / (sum(shape[:2]) * math.prod(shape[2:])))
@@ -334,6 +335,9 @@ def fresh(
             if init == "normal":
                 scale += torch.randn(shape, generator=generator, dtype=torch.float64) * std
             values += [scale, torch.zeros(shape, dtype=torch.float64)]
+        elif isinstance(layer, nn.LayerNorm):
+            values += [torch.ones(layer.normalized_shape, dtype=torch.float64)]
+            values += [torch.zeros(layer.normalized_shape, dtype=torch.float64)]
     return values
 
 

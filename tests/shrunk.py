@@ -34,6 +34,8 @@ SMALLER = {
     "model.networks.mobilefacenet.last": 32,
     "model.networks.mobilefacenet.width": 16,
     "model.networks.mobilefacenet.stem": 16,
+    "model.halvings": 2,
+    "model.channels": 8,
 }
 
 

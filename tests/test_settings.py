@@ -12,7 +12,7 @@ FOLDER = ("dataset=folder", "dataset.root=x")
 REFUSED = [
     (["modle=egbad"], r"modle: no such setting; did you mean model\?"),
     (["model.latnt=3"], r"model.latnt: no such setting; did you mean model.latent\?"),
-    (["model=wgan2"], "model=wgan2: no such choice.*there are dcase_ae, egbad"),
+    (["model=wgan2"], "model=wgan2: no such choice.*there are .*dcase_ae, egbad"),
     (["batch=0"], "batch=0: a whole number of at least 2 is expected"),
     (["batch=abc"], "batch=abc: a whole number"),
     (["lr=nan"], "lr=nan: a number above 0"),

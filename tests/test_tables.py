@@ -123,6 +123,14 @@ def store(part, name, area, clips, sections, place, chosen):
 # The list ---------------------------------------------------------------------------------------
 
 
+def test_parts_of_a_table_may_train_on_other_clips_and_each_is_counted(run, monkeypatch):
+    monkeypatch.setattr(blocks, "names", lambda folder: ["aegan_ad_2020"])
+    plant("aegan_ad_2020", {"fan": (77.0, 60.0), "valve": (70.0, 55.0)})  # of dev, and of both
+    (row,) = (row for row in rows_of(run) if row["table"] == "aegan_ad_2020")
+    assert (row["done"], row["total"]) == ("2", "6")
+    assert row["missing"] == "aegan_ad_repository (pump, slider, ToyCar, ToyConveyor)"
+
+
 def test_every_sweep_file_and_every_other_file_of_results_is_listed(run):
     listed = {row["table"]: row for row in rows_of(run)}
     assert set(listed) == {path.stem for path in grid.SWEEPS.glob("*.yaml")} | {
