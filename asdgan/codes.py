@@ -32,6 +32,8 @@ class Codes(nn.Module):
         codes: In each codebook.
         decay: Share of the old average that a step keeps, of the codes.
         commitment: Weight of the features' distance to their codes.
+        revived: Features a step, on average, below which a code is given up and becomes a feature
+            of the batch, drawn from torch's global generator; 0 for never.
 
     Attributes:
         coarse: Codebook of the coarse level, by vector-quantize-pytorch.
@@ -43,7 +45,14 @@ class Codes(nn.Module):
     level: Tensor
 
     def __init__(
-        self, *, width: int, residual: int, codes: int, decay: float, commitment: float
+        self,
+        *,
+        width: int,
+        residual: int,
+        codes: int,
+        decay: float,
+        commitment: float,
+        revived: float,
     ) -> None:
         """Makes the networks, drawing from torch's global generator."""
         from vector_quantize_pytorch import VectorQuantize
@@ -76,6 +85,7 @@ class Codes(nn.Module):
             "codebook_size": codes,
             "decay": decay,
             "commitment_weight": commitment,
+            "threshold_ema_dead_code": revived,
             "accept_image_fmap": True,
             "rotation_trick": False,
         }

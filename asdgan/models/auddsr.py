@@ -109,7 +109,7 @@ class AudDsr(Detector):
         self._shape = {"width": width, "residual": residual, "base": base, "std": init_std}
         with keyed(seed, "codes"):
             self.codes = Codes(
-                width=width, residual=residual, codes=codes, decay=0.0, commitment=0.0
+                width=width, residual=residual, codes=codes, decay=0, commitment=0, revived=0
             ).requires_grad_(False)
         self.specific = nn.ModuleList()
         self._make(1)

@@ -50,6 +50,7 @@ class AuddsrCodes(Detector):
         codes: Likewise.
         decay: Likewise.
         commitment: Likewise.
+        revived: Likewise.
         lambda_con: Weight of the reconstruction error in the loss.
         primary: As in `Detector`.
         pool: Likewise.
@@ -70,6 +71,7 @@ class AuddsrCodes(Detector):
         codes: int,
         decay: float,
         commitment: float,
+        revived: float,
         lambda_con: float,
         primary: str,
         pool: str | Sequence[str],
@@ -80,7 +82,12 @@ class AuddsrCodes(Detector):
         self._seed, self._frames, self._lambda_con = seed, frames, lambda_con
         with keyed(seed, "codes"):
             self.codes = Codes(
-                width=width, residual=residual, codes=codes, decay=decay, commitment=commitment
+                width=width,
+                residual=residual,
+                codes=codes,
+                decay=decay,
+                commitment=commitment,
+                revived=revived,
             )
 
     def prepare(self, windows: Windows, scored: Sequence[str] = ()) -> None:
@@ -104,7 +111,8 @@ class AuddsrCodes(Detector):
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """One step on reconstruction error and commitment."""
         x = self.codes.image(batch.windows, self._frames)
-        rebuilt, commitment = self.codes(x)
+        with keyed(self._seed, "revived", batch.step):
+            rebuilt, commitment = self.codes(x)
         error = functional.mse_loss(rebuilt, x)
         loss = self._lambda_con * error + commitment
         self.adams["codes"].descend(torch.autograd.grad(loss, self.parameters_of("codes")))
