@@ -7,7 +7,7 @@ the fine level has a code for every 4 by 4 numbers of a spectrogram, the coarse 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.nn import functional
 from asdgan.errors import BadInput
 from asdgan.lanes import key_of
 from asdgan.windows import Windows
+
+if TYPE_CHECKING:
+    from vector_quantize_pytorch import VectorQuantize
 
 PIECE = 1 << 14  # features compared with a codebook at once: 4096 codes make 0.25 GiB of these
 BEGUN_WITH = 256  # windows whose features are the first codes, at most
@@ -42,6 +45,8 @@ class Codes(nn.Module):
             shifted and stretched by these before anything else.
     """
 
+    coarse: "VectorQuantize"
+    fine: "VectorQuantize"
     level: Tensor
 
     def __init__(
@@ -105,12 +110,13 @@ class Codes(nn.Module):
         coarse = nearest(found, self.coarse.codebook)
         self._start(self.fine, self.fine_features(halved, coarse), generator)
 
-    def _start(self, book: nn.Module, features: Tensor, generator: torch.Generator) -> None:
+    def _start(self, book: "VectorQuantize", features: Tensor, generator: torch.Generator) -> None:
         """Codes that are features, drawn with replacement."""
         flat = features.movedim(1, -1).flatten(0, -2)
         picks = torch.randint(len(flat), (book.codebook_size,), generator=generator)
-        book.codebook = flat[picks.to(flat.device)]
-        book._codebook.embed_avg.copy_(book._codebook.embed)
+        first = flat[picks.to(flat.device)]
+        for name in ("embed", "embed_avg"):
+            book.get_buffer(f"_codebook.{name}").copy_(first[None])
 
     def image(self, windows: Tensor, frames: int) -> Tensor:
         """Windows (windows, frames * mels) as images (windows, 1, rows, columns), standardised.
@@ -151,7 +157,7 @@ class Codes(nn.Module):
         fine = nearest(self.fine_features(halved, coarse), self.fine.codebook)
         return Spelt(coarse, fine, found, halved)
 
-    def _learnt(self, book: nn.Module, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _learnt(self, book: "VectorQuantize", features: Tensor) -> tuple[Tensor, Tensor]:
         """Features as codes, and their commitment loss, in pieces that memory holds.
 
         The codes move once, by the averages over all pieces.

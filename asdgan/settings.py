@@ -71,6 +71,10 @@ _COUNT = (
     "auto or a whole number of at least 1",
     lambda v: v == "auto" or _whole(1)[1](v),
 )
+_EVEN = (
+    "an even whole number of at least 2",
+    lambda v: _whole(2)[1](v) and v % 2 == 0,
+)
 _FLAG = ("true or false", lambda v: isinstance(v, bool))
 
 _BLOCKS = (
@@ -140,6 +144,24 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.ema": _RATE,
     "model.weight": _SHARE,
     "model.width": _POSITIVE,
+    "model.code_size": _EVEN,
+    "model.residual": _whole(1),
+    "model.codes": _whole(2),
+    "model.unet": _whole(1),
+    "model.decay": _RATE,
+    "model.commitment": _WEIGHT,
+    "model.revived": _WEIGHT,
+    "model.maps.perlin": _SHARE,
+    "model.maps.octaves": _whole(1),
+    "model.maps.threshold": _SHARE,
+    "model.maps.band": _SHARE,
+    "model.maps.segments": _whole(1),
+    "model.maps.shortest": _SHARE,
+    "model.maps.longest": _SHARE,
+    "model.maps.whole": _SHARE,
+    "model.sampling": _one_of("ranked", "uniform"),
+    "model.gamma": _WEIGHT,
+    "model.others": _WEIGHT,
     "model.outliers.per": _one_of("section", "pooled"),
     "model.outliers.normalise": _FLAG,
     "model.outliers.metric": _one_of("cosine", "euclidean"),

@@ -90,9 +90,7 @@ class Maps:
 SETTINGS = tuple(field.name for field in fields(Maps))
 
 
-def perlin(
-    frames: int, mels: int, cells: tuple[int, int], generator: torch.Generator
-) -> Tensor:
+def perlin(frames: int, mels: int, cells: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Gradient noise, shape (frames, mels), about -1 to 1, and 0 at the corners of its cells.
 
     Args:

@@ -28,6 +28,10 @@ SMALLER = {
     "model.hidden_width": 16,
     "model.blocks": [[1, 16, 1, 1], [2, 24, 2, 2]],
     "model.last": 32,
+    "model.code_size": 8,
+    "model.residual": 8,
+    "model.codes": 16,
+    "model.unet": 8,
 }
 
 

@@ -104,7 +104,9 @@ def test_windows_of_any_size_are_filled_up_from_their_edges(frames, mels, rows):
     image = made.image(windows, frames)
     assert image.shape == (2, 1, rows, -(-mels // 32) * 32)
     assert image[:, 0, :frames, :mels].flatten(1).equal(windows)
-    assert image[:, 0, frames:, 0].equal(image[:, 0, frames - 1 : frames, 0].expand(-1, rows - frames))
+    assert image[:, 0, frames:, 0].equal(
+        image[:, 0, frames - 1 : frames, 0].expand(-1, rows - frames)
+    )
     assert made.eval()(image)[0].shape == image.shape
 
 

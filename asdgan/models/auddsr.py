@@ -28,7 +28,7 @@ class AudDsr(Detector):
     machine type, which is trained to restore the sound as it was. A U-Net sees both and draws the
     map of what was exchanged. A clip's score is the mean of that map over time and bands.
 
-    With `outliers` above 0 (`auddsr_annot`) there is one such detector for each section, and
+    With `others` above 0 (`auddsr_annot`) there is one such detector for each section, and
     clips of other sections join its simulated anomalies, with a map that is 1 all over.
 
     **Paper**: Zavrtanik et al., "Anomalous sound detection by feature-level anomaly simulation",
@@ -46,25 +46,25 @@ class AudDsr(Detector):
       changed half of the time, else either. `model.sampling=uniform`: any code, which is all that
       the paper says.
     - The learning rate stays as it is; DSR divides it by 10 for the last fifth.
-    - One detector for a machine type, as no ids are used; with `outliers` one for each id, which
+    - One detector for a machine type, as no ids are used; with `others` one for each id, which
       is the only reading of them. Then a batch holds windows of all ids, each goes to its own
-      detector, and `outliers` windows of others join for each of these. They teach the map only.
+      detector, and `others` windows of the rest join for each of these. They teach the map only.
     - No bias in front of an instance normalisation, which would take it out again.
     - DSR's third stage, which sharpens maps, is not part of AudDSR.
 
     Args:
         seed: Of this run.
         frames: Frames in a window.
-        width: As in `codes.Codes`, and of stage one.
-        residual: Likewise.
+        code_size: As of stage one: channels of the features, and numbers in a code.
+        residual: As of stage one.
         codes: Likewise.
-        base: Channels of the U-Net's first level.
+        unet: Channels of the U-Net's first level.
         maps: As in `simulate.Maps`.
         sampling: `ranked` or `uniform`.
         gamma: Of the focal loss.
         lambda_con: Weight of the restored spectrogram's error.
         lambda_lat: Weight of the restored features' errors, of both levels.
-        outliers: Windows of other sections for each of its own; 0 for one detector in all.
+        others: Windows of other sections for each of its own; 0 for one detector in all.
         init_std: Of the first weights of the specific decoder and the U-Net.
         stages: What is trained before; asdgan/stages.py reads it.
         primary: As in `Detector`.
@@ -85,16 +85,16 @@ class AudDsr(Detector):
         *,
         seed: int,
         frames: int,
-        width: int,
+        code_size: int,
         residual: int,
         codes: int,
-        base: int,
+        unet: int,
         maps: Mapping[str, float],
         sampling: str,
         gamma: float,
         lambda_con: float,
         lambda_lat: float,
-        outliers: float,
+        others: float,
         init_std: float,
         stages: Mapping[str, Sequence[str]],
         primary: str,
@@ -102,14 +102,15 @@ class AudDsr(Detector):
         optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Makes the networks, those of stage one empty."""
+        self.tells_sections = others > 0  # pyright: ignore - by setting here, not by class
         super().__init__(seed=seed, dropout=0.0, primary=primary, pool=pool, optimizer=optimizer)
         self._seed, self._frames, self._maps = seed, frames, Maps(**maps)  # pyright: ignore
-        self._sampling, self._gamma, self._outliers = sampling, gamma, outliers
+        self._sampling, self._gamma, self._others = sampling, gamma, others
         self._lambda_con, self._lambda_lat = lambda_con, lambda_lat
-        self._shape = {"width": width, "residual": residual, "base": base, "std": init_std}
+        self._shape = {"width": code_size, "residual": residual, "base": unet, "std": init_std}
         with keyed(seed, "codes"):
             self.codes = Codes(
-                width=width, residual=residual, codes=codes, decay=0, commitment=0, revived=0
+                width=code_size, residual=residual, codes=codes, decay=0, commitment=0, revived=0
             ).requires_grad_(False)
         self.specific = nn.ModuleList()
         self._make(1)
@@ -122,15 +123,14 @@ class AudDsr(Detector):
         check_frames(self.scaling)
 
     def know(self, sections: Sequence[str]) -> None:
-        """A detector for each section, where there are outliers to tell it from."""
+        """A detector for each section."""
         self._make(len(sections))
 
     def _make(self, count: int) -> None:
-        like = self.codes.level
         self.specific = nn.ModuleList()
         for number in range(count):
             with keyed(self._seed, "specific", number):
-                self.specific.append(Specific(**self._shape).to(like))
+                self.specific.append(Specific(**self._shape))
 
     def take_stage(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Takes the codes over."""
@@ -164,21 +164,31 @@ class AudDsr(Detector):
             if not len(mine):
                 continue
             others = (own != number).nonzero().squeeze(-1)
-            wanted = min(len(others), round(self._outliers * len(mine)))
+            wanted = min(len(others), round(self._others * len(mine)))
             taken = others[torch.randperm(len(others), generator=generator)[:wanted]]
-            found = self._losses(self.specific[number], x[mine], x[taken], batch.step, generator)
+            found = self._losses(self._of(number), x[mine], x[taken], batch.step, generator)
             adam.descend(torch.autograd.grad(found["loss"], self.parameters_of(network)))
             losses.append({name: value.detach() for name, value in found.items()})
         return {name: torch.stack([of[name] for of in losses]).mean() for name in losses[0]}
 
+    def _of(self, number: int) -> "Specific":
+        found = self.specific[number]
+        assert isinstance(found, Specific)
+        return found
+
     def _owners(self, batch: Batch) -> Tensor:
         """Which detector each window belongs to."""
-        if self._outliers:
+        if self._others:
             return self.classes(batch)
         return torch.zeros(len(batch.windows), dtype=torch.int64, device=batch.windows.device)
 
     def _losses(
-        self, specific: "Specific", x: Tensor, others: Tensor, step: int, generator: torch.Generator
+        self,
+        specific: "Specific",
+        x: Tensor,
+        others: Tensor,
+        step: int,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """Of a detector's own windows, every other one made strange, and of some of others."""
         heard = self._changed(x, step, generator)
@@ -223,14 +233,17 @@ class AudDsr(Detector):
         made = self.codes.fine_features(halved, changed)
         below = torch.where(both, nearest(made, self.codes.fine.codebook), fine)
         mask_fine = pooled(masks, fine) * in_fine
-        changed_fine = self._exchanged(
-            made, below, self.codes.fine.codebook, mask_fine, generator
-        )
+        changed_fine = self._exchanged(made, below, self.codes.fine.codebook, mask_fine, generator)
         seen = torch.where(in_coarse, spread(pooled(masks, coarse), x), spread(mask_fine, x))
         return Heard(changed, changed_fine, coarse, fine, seen)
 
     def _exchanged(
-        self, features: Tensor, codes: Tensor, book: Tensor, mask: Tensor, generator: torch.Generator
+        self,
+        features: Tensor,
+        codes: Tensor,
+        book: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         """Codes (windows, width, rows, columns), others in their place where the mask is 1."""
         at = mask[:, 0].nonzero(as_tuple=True)
@@ -257,7 +270,7 @@ class AudDsr(Detector):
         maps = torch.empty_like(x[:, 0])
         for number in own.unique().tolist():
             mine = own == number
-            specific = self.specific[number]
+            specific = self._of(number)
             *_, restored = specific.restored(self.codes, coarse[mine], fine[mine])
             general = self.codes.rebuilt(coarse[mine], fine[mine])
             logits = specific.detection(torch.cat([restored, general], 1))
@@ -281,9 +294,7 @@ class Heard(NamedTuple):
     map_: Tensor  # (windows, 1, rows, columns), 1 where they were exchanged
 
 
-def exchanged(
-    features: Tensor, book: Tensor, uniform: Tensor, most: Tensor | None
-) -> Tensor:
+def exchanged(features: Tensor, book: Tensor, uniform: Tensor, most: Tensor | None) -> Tensor:
     """A code for each of some features, at random.
 
     Args:

@@ -45,8 +45,8 @@ class AuddsrCodes(Detector):
     Args:
         seed: Of this run.
         frames: Frames in a window.
-        width: As in `codes.Codes`.
-        residual: Likewise.
+        code_size: Channels of the features, and numbers in a code.
+        residual: As in `codes.Codes`.
         codes: Likewise.
         decay: Likewise.
         commitment: Likewise.
@@ -66,7 +66,7 @@ class AuddsrCodes(Detector):
         *,
         seed: int,
         frames: int,
-        width: int,
+        code_size: int,
         residual: int,
         codes: int,
         decay: float,
@@ -82,7 +82,7 @@ class AuddsrCodes(Detector):
         self._seed, self._frames, self._lambda_con = seed, frames, lambda_con
         with keyed(seed, "codes"):
             self.codes = Codes(
-                width=width,
+                width=code_size,
                 residual=residual,
                 codes=codes,
                 decay=decay,
