@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from asdgan.errors import BadInput
 from asdgan.lanes import key_of
+from asdgan.scaling import Scaling
 from asdgan.windows import Windows
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 14  # features compared with a codebook at once: 4096 codes make 0.25 GiB of these
 BEGUN_WITH = 256  # windows whose features are the first codes, at most
-SMALLEST_SPREAD = 1e-6  # dB
 STRIDE = 32  # what heights and widths of images are filled up to multiples of
 
 
@@ -41,8 +41,8 @@ class Codes(nn.Module):
     Attributes:
         coarse: Codebook of the coarse level, by vector-quantize-pytorch.
         fine: Of the fine level.
-        level: Mean of the frames that it learned from, and their standard deviation: images are
-            shifted and stretched by these before anything else.
+        level: What images are shifted by, after they were stretched by the second number: to mean
+            0 and standard deviation 1, over all bands of the frames that it learned from.
     """
 
     coarse: "VectorQuantize"
@@ -98,13 +98,22 @@ class Codes(nn.Module):
         self.register_buffer("level", torch.tensor([0.0, 1.0]))
 
     @torch.no_grad()
-    def begin(self, windows: Windows, frames: int, generator: torch.Generator) -> None:
-        """Learns the level of the training frames, and takes features of theirs for codes."""
-        values = windows.frames.double()
-        level = torch.stack([values.mean(), values.std().clamp_min(SMALLEST_SPREAD)])
-        self.level.copy_(level)
-        picks = torch.randperm(len(windows), generator=generator)[:BEGUN_WITH]
-        x = self.image(windows.gather(picks).to(self.level), frames)
+    def begin(
+        self, windows: Windows, numbers: Tensor, frames: int, generator: torch.Generator
+    ) -> None:
+        """Learns the level of the frames of some windows, and takes features of them for codes.
+
+        Args:
+            windows: Of the training clips.
+            numbers: Of those that are trained on.
+            frames: In a window.
+            generator: Draws the features.
+        """
+        scaling = Scaling("global_standard", features=windows.features // frames, lanes=())
+        scaling.fit(windows, numbers)
+        self.level.copy_(torch.stack([scaling.shift[0, 0], scaling.scale[0, 0]]))
+        drawn = torch.randperm(len(numbers), generator=generator)[:BEGUN_WITH]
+        x = self.image(windows.gather(numbers[drawn]).to(self.level), frames)
         found, halved = self.features(x)
         self._start(self.coarse, found, generator)
         coarse = nearest(found, self.coarse.codebook)
@@ -127,7 +136,7 @@ class Codes(nn.Module):
         x = windows.view(len(windows), 1, frames, -1)
         rows, columns = (-(-size // STRIDE) * STRIDE for size in x.shape[-2:])
         beyond = (0, columns - x.shape[-1], 0, max(2 * STRIDE, rows) - frames)
-        return (functional.pad(x, beyond, mode="replicate") - self.level[0]) / self.level[1]
+        return functional.pad(x, beyond, mode="replicate") * self.level[1] + self.level[0]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of images, before quantisation: coarse, and what the fine ones are made of."""

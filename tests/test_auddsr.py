@@ -11,11 +11,17 @@ from asdgan.windows import Batch
 X = torch.randn(6, 48, generator=torch.Generator().manual_seed(0))
 
 
+def begun():
+    """The weights of a stage before its first step."""
+    stage, windows = detector_of(compose("auddsr_codes")), windows_of()
+    stage.fit_scaling(windows, torch.arange(len(windows)))
+    return stage.state_dict()
+
+
 def built(name="auddsr", *overrides):
     """A shrunk detector on codes that were begun, not trained."""
     detector = detector_of(compose(name, *overrides))
-    stage = detector_of(compose("auddsr_codes"))
-    detector.take_stage("auddsr_codes", stage.state_dict())
+    detector.take_stage("auddsr_codes", begun())
     return detector
 
 
@@ -40,7 +46,7 @@ def test_its_networks_have_as_many_parameters_as_the_references():
 
 def test_the_codes_are_those_of_stage_one_and_training_leaves_them_alone():
     detector = built()
-    stage = detector_of(compose("auddsr_codes")).state_dict()
+    stage = begun()
     learn(detector, X, range(3))
     for name, value in detector.codes.state_dict().items():
         assert value.equal(stage[f"codes.{name}"]), name

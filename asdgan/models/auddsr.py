@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from asdgan.codes import Codes, check_frames, joined, keyed, nearest, residuals, to_image
 from asdgan.detector import Detector
+from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, key_of
 from asdgan.simulate import Maps
 from asdgan.windows import Batch, Windows
@@ -133,15 +134,19 @@ class AudDsr(Detector):
                 self.specific.append(Specific(**self._shape))
 
     def take_stage(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        """Takes the codes over."""
+        """Takes the codes over.
+
+        Raises:
+            BadInput: They are of another size than was said here.
+        """
         assert name == STAGE
-        self.codes.load_state_dict(
-            {
-                key.removeprefix("codes."): value
-                for key, value in weights.items()
-                if key.startswith("codes.")
-            }
-        )
+        mine = {f"codes.{key}": value for key, value in self.codes.state_dict().items()}
+        if any(weights[key].shape != value.shape for key, value in mine.items()):
+            raise BadInput(
+                f"model.stages.{STAGE}: its codes are of another size than model.code_size, "
+                "model.residual and model.codes say; type the same ones for both"
+            )
+        self.codes.load_state_dict({key[len("codes.") :]: weights[key] for key in mine})
 
     def networks(self) -> dict[str, list[nn.Module]]:
         """One optimiser for each detector."""

@@ -91,14 +91,18 @@ class AuddsrCodes(Detector):
             )
 
     def prepare(self, windows: Windows, scored: Sequence[str] = ()) -> None:
-        """Learns the level of the training frames, and takes features of theirs for codes.
+        """As `Detector`.
 
         Raises:
             BadInput: Windows are scaled already.
         """
+        super().prepare(windows, scored)
         check_frames(self.scaling)
+
+    def fit_scaling(self, windows: Windows, numbers: Tensor) -> None:
+        """Learns the level of the training frames, and takes features of theirs for codes."""
         generator = torch.Generator().manual_seed(key_of(self._seed, "first_codes"))
-        self.codes.begin(windows, self._frames, generator)
+        self.codes.begin(windows, numbers, self._frames, generator)
 
     def networks(self) -> dict[str, list[torch.nn.Module]]:
         """One optimiser for encoders and decoder; the codes move by averages."""
