@@ -188,6 +188,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.threads": _COUNT,
     "trainer.progress": _FLAG,
     "trainer.train_scores": _FLAG,
+    "trainer.maps": _FLAG,
     "features.resample": _FLAG,
     "dataset.train": _one_of("same", "both"),
     "dataset.channel": _whole(1),

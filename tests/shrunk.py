@@ -21,6 +21,7 @@ YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
 ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]
 NAMES = [path.stem for path in YAMLS if path.stem not in ENSEMBLES]
 SMALL = ("dataset=folder", "dataset.root=unused", "features.mel_scale=slaney")
+SHORT = 96  # windows in an epoch, where a model says how many
 SIZES = ((3, 16), (16, 16), (32, 32), (64, 64))  # frames and mel bands of a window
 # Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
 # its alignment, and with it which kernel multiplies its matrices.
@@ -68,6 +69,10 @@ def _shrunk(name: str, frames: int, mels: int, *overrides: str):
         at, _, last = key.rpartition(".")
         if key not in typed and last in (config[at] if at else config):
             (config[at] if at else config)[last] = value
+    if config.windows.per_epoch is not None and "windows.per_epoch" not in typed:
+        config.windows.per_epoch = SHORT
+    for first in (config.model.get("stages") or {}).values():
+        first += ["epochs=1", "batch=32", f"windows.per_epoch={SHORT}"]
     return config
 
 

@@ -80,6 +80,7 @@ class AudDsr(Detector):
     stackable = False
     scored_at_once: ClassVar[int] = 16
     convolutional: ClassVar[bool] = True
+    draws_maps: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -268,7 +269,7 @@ class AudDsr(Detector):
     # Scoring ----------------------------------------------------------------------------------
 
     def map_windows(self, batch: Batch) -> Tensor:
-        """How strange each frame is in each band, 0 to 1: shape (windows, frames, mels)."""
+        """As `Detector`: how sure it is that codes were exchanged there."""
         x = self.codes.image(batch.windows, self._frames)
         coarse, fine, *_ = self.codes.spelt(x)
         own = self._owners(batch)
