@@ -21,6 +21,7 @@ YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
 ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]
 NAMES = [path.stem for path in YAMLS if path.stem not in ENSEMBLES]
 SMALL = ("dataset=folder", "dataset.root=unused", "features.mel_scale=slaney")
+SMALL += ("trainer.threads=1",)  # two wait for each other longer than small steps take
 SHORT = 96  # windows in an epoch, where a model says how many
 SIZES = ((3, 16), (16, 16), (32, 32), (64, 64))  # frames and mel bands of a window
 # Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
