@@ -40,7 +40,9 @@ ONE_SEED = (0, 3, 5, 7, 8, 9, 3, 0)
 
 @functools.cache
 def _maker(name, lanes):
-    config = compose(name, "dropout=0.25")
+    config = compose(name)
+    if config.dropout is not None:
+        config.dropout = 0.25
     if "rebirth_below" in config.model:
         config.model.rebirth_below = 0.68 if name.startswith("ganomaly") else 1.36
     if lanes is not None:
