@@ -4,11 +4,13 @@ A detector is a LightningModule that runs its own optimisers. It owes `learn` an
 `score_windows`, and says which networks it has; everything else is here: the loop over a block's
 minibatches, the noise of each step, the losses of each epoch, compiling, marking a lane that met
 NaN, which sections there are, and the pooling of window scores to clip scores. A detector may
-also place clips in a space of embeddings (`embed_windows`), where `Outliers` find the strange.
+also place clips in a space of embeddings (`embed_windows`), where `Outliers` find the strange,
+and draw maps of where a clip is strange (`map_windows`).
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -51,6 +53,7 @@ class Detector(pl.LightningModule):
             a schedule with a length or early stopping makes it not so.
         convolutional: Whether its steps are large enough to share out among all CPU threads.
         scored_at_once: Windows that are scored at once, at most.
+        draws_maps: Whether it has `map_windows`.
         tells_sections: Whether it must know which sections there are: see `know`. A model that
             only may says so before its own constructor calls this one.
         SCORING: Settings, or groups of them ending in a dot, that training does not depend on:
@@ -74,6 +77,7 @@ class Detector(pl.LightningModule):
     prefix_stable: ClassVar[bool] = True
     convolutional: ClassVar[bool] = False
     scored_at_once: ClassVar[int] = SCORING_WINDOWS
+    draws_maps: ClassVar[bool] = False
     tells_sections: bool = False
     SCORING: ClassVar[tuple[str, ...]] = ("model.primary", "model.pool", "windows.test_stride")
     alive: Tensor
@@ -172,6 +176,10 @@ class Detector(pl.LightningModule):
 
         A clip lies at the mean of its windows.
         """
+        raise NotImplementedError
+
+    def map_windows(self, batch: Batch) -> Tensor:
+        """How strange each frame is in each band, 0 to 1: shape (windows, frames, mels)."""
         raise NotImplementedError
 
     def know(self, sections: Sequence[str]) -> None:
@@ -477,6 +485,32 @@ class Detector(pl.LightningModule):
                 f"{', '.join(scores)}"
             )
         return scores
+
+    @torch.no_grad()
+    def map_clips(self, windows: Windows) -> Iterator[Tensor]:
+        """The map of each clip, shape (frames, mels), up to the last frame that a window sees.
+
+        Where windows overlap it is their mean, and NaN where none reaches.
+        """
+        was_training = self.training
+        self.eval()
+        for first, last in pairwise(windows.bounds.tolist()):
+            picks = torch.arange(first, last)
+            maps = torch.cat(
+                [
+                    self.map_windows(Batch(self._taken_in(windows.gather(p)), p, windows, -1))
+                    for p in picks.split(self.scored_at_once)
+                ]
+            ).cpu()
+            length = maps.shape[1]
+            starts = (windows.starts[picks] - windows.starts[first]).tolist()
+            total = maps.new_zeros(starts[-1] + length, maps.shape[2])
+            seen = maps.new_zeros(starts[-1] + length, 1)
+            for start, one in zip(starts, maps, strict=True):
+                total[start : start + length] += one
+                seen[start : start + length] += 1
+            yield total / seen
+        self.train(was_training)
 
     def score_names(self, windows: Windows) -> list[str]:
         """What `score_clips` calls its scores; looks at the first windows, before any training."""

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 import asdgan
 from asdgan import again, health, ledger, metrics, settings, stages
 from asdgan.errors import BadInput, Stopped
+from asdgan.logmel import LogMel
 from asdgan.material import Material
 from asdgan.stack import Stack
 
@@ -451,6 +452,7 @@ def _read(
         },
         weights=save(weights) if weights else None,
         config=OmegaConf.to_yaml(stack.as_config(), resolve=True),
+        maps=_maps(stack.config, detector, material),
     )
     return [Kept(row=row, path=path) for row in rows]
 
@@ -552,6 +554,16 @@ def _flags(
     if scores is not None and scores.shape[1] > 1 and scores[place].max() == scores[place].min():
         flags.append("degenerate: all clips have the same score")
     return flags
+
+
+def _maps(config: DictConfig, detector: "Detector", material: Material) -> bytes | None:
+    """The anomaly maps of the test clips, of a detector that draws some."""
+    from asdgan import maps
+
+    if not (detector.draws_maps and config.trainer.maps and material.test):
+        return None
+    names = [clip.name for clip in material.test_clips]
+    return maps.packed(detector.map_clips(material.test), names, LogMel(**config.features))
 
 
 def _text(words: Any) -> Any:  # noqa: ANN401 - an array of text

@@ -203,6 +203,7 @@ def write(
     scores: Mapping[str, NDArray[Any]],
     weights: bytes | None,
     config: str,
+    maps: bytes | None = None,
 ) -> Path:
     """Stores one result and gives the path of its JSON.
 
@@ -217,6 +218,8 @@ def write(
             `train_section` and the like of shape (train clips,), and one `train_score/latent`.
         weights: The content of a safetensors file, or None where weights are not kept.
         config: The resolved config, as YAML.
+        maps: The content of a file of anomaly maps (asdgan/maps.py), or None for a detector that
+            draws none.
 
     Raises:
         FileExistsError: The folder holds a valid result of as many epochs.
@@ -238,6 +241,8 @@ def write(
         files = {f"{path.stem}.scores.npz": arrays, "config.yaml": config.encode()}
         if weights is not None:
             files[f"{path.stem}.safetensors"] = weights
+        if maps is not None:
+            files[f"{path.stem}.maps.npz"] = maps
         present = folder / "config.yaml"
         if present.exists() and present.read_bytes() != files["config.yaml"]:
             # another reading's file, which its own JSON vouches for
@@ -299,6 +304,19 @@ def read_weights(result: Result) -> bytes | None:
     """
     name = f"{result.path.stem}.safetensors"
     return _beside(result, name) if name in result.files else None
+
+
+def read_maps(result: Result) -> dict[str, NDArray[Any]]:
+    """The anomaly maps of a result's test clips, verified; empty where none were kept.
+
+    Raises:
+        Damaged: They are missing or not what was written.
+    """
+    name = f"{result.path.stem}.maps.npz"
+    if name not in result.files:
+        return {}
+    with np.load(io.BytesIO(_beside(result, name)), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _beside(result: Result, name: str) -> bytes:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from asdgan.detector import Detector
+    from asdgan.windows import Windows
 
 Line = dict[str, Any]  # of a clip, by column
 
@@ -84,6 +85,20 @@ class Scorer:
         Raises:
             BadInput: The wav is refused, is shorter than a window, or has no finite score.
         """
+        scores = self.detector.score_clips(self._windows(path, section))
+        value = float(scores[self.detector.primary])
+        if not np.isfinite(value):
+            raise BadInput(f"{path}: its score is {value}; is it a recording of this machine?")
+        return value
+
+    def draw(self, path: Path, section: str | None = None) -> bytes:
+        """The anomaly map of a wav, as the content of a file (asdgan/maps.py)."""
+        from asdgan import maps
+
+        drawn = self.detector.map_clips(self._windows(path, section))
+        return maps.packed(drawn, [path.name], self.features)
+
+    def _windows(self, path: Path, section: str | None) -> "Windows":
         import torch
 
         from asdgan.features import Frames, clip_frames
@@ -91,17 +106,12 @@ class Scorer:
 
         clip = self.clip(path, section)
         frames = clip_frames(clip, self.features)
-        windows = Windows(
+        return Windows(
             Frames(frames, torch.tensor([0, len(frames)])),
             [clip],
             length=self.frames,
             stride=self.stride,
         )
-        scores = self.detector.score_clips(windows)
-        value = float(scores[self.detector.primary])
-        if not np.isfinite(value):
-            raise BadInput(f"{path}: its score is {value}; is it a recording of this machine?")
-        return value
 
     def clip(self, path: Path, section: str | None) -> clips.Clip:
         """What a wav's name says, by the release's grammar, or what is said instead."""
@@ -295,6 +305,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_quantile(parser)
     add("--csv", type=Path, metavar="F", help="write the table there as CSV")
+    add("--maps", type=Path, metavar="FOLDER", help="write each clip's anomaly map there, as npz")
     add("--json", type=Path, metavar="F", help="write it there as JSON, and what scored")
     return parser.parse_args(argv)
 
@@ -317,12 +328,17 @@ def _score(asked: argparse.Namespace) -> list[str]:
             f"{ready.recipe}: the threshold may not fit; train again"
         )
     paths = list(_wavs(asked.clips))
+    if asked.maps:
+        _refuse_maps(ready, row["model"], [path for path, _ in paths])
     torch.set_num_threads(1)  # a clip is too little for a second one
     lines = []
     with terminal.bars(terminal.console.is_terminal) as bar:
         shown = bar("clips", len(paths)) if terminal.console.is_terminal else None
         for path, problem in paths:
             lines.append(_line(path, problem, ready, asked.section, known, limit))
+            if asked.maps and isinstance(ready, Scorer) and not lines[-1]["error"]:
+                drawn = ready.draw(path, asked.section)
+                write_whole(asked.maps / f"{path.stem}.npz", drawn)
             if shown:
                 shown.advance()
     point = _point(made, limit, known)
@@ -397,6 +413,18 @@ def _wavs(given: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
             yield there, f"{there}: cannot be read ({error.strerror}); check its rights"
         if not found and not problems:
             yield path, f"{path}: is a folder without a wav; name one that holds some"
+
+
+def _refuse_maps(ready: Scorer | Together, model: str, paths: Sequence[Path]) -> None:
+    """Refuses to draw where nothing is drawn, or where two clips would be one file."""
+    if not (isinstance(ready, Scorer) and ready.detector.draws_maps):
+        raise BadInput(f"--maps: {model} scores a clip without a map of it; take auddsr, say")
+    names = [path.stem for path in paths]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BadInput(
+            f"--maps: several of the clips are called {min(twice)}.wav, and a map is a file of "
+            "that name; score them one by one, each with a folder of its own"
+        )
 
 
 def _line(

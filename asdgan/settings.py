@@ -71,6 +71,10 @@ _COUNT = (
     "auto or a whole number of at least 1",
     lambda v: v == "auto" or _whole(1)[1](v),
 )
+_EVEN = (
+    "an even whole number of at least 2",
+    lambda v: _whole(2)[1](v) and v % 2 == 0,
+)
 _FLAG = ("true or false", lambda v: isinstance(v, bool))
 
 _WHOLES = (
@@ -179,6 +183,24 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.critic": _FLAG,
     "model.lambda_std": _WEIGHT,
     "model.lambda_gp": _WEIGHT,
+    "model.code_size": _EVEN,
+    "model.residual": _whole(1),
+    "model.codes": _whole(2),
+    "model.unet": _whole(1),
+    "model.decay": _RATE,
+    "model.commitment": _WEIGHT,
+    "model.revived": _WEIGHT,
+    "model.maps.perlin": _SHARE,
+    "model.maps.octaves": _whole(1),
+    "model.maps.threshold": _SHARE,
+    "model.maps.band": _SHARE,
+    "model.maps.segments": _whole(1),
+    "model.maps.shortest": _SHARE,
+    "model.maps.longest": _SHARE,
+    "model.maps.whole": _SHARE,
+    "model.sampling": _one_of("ranked", "uniform"),
+    "model.gamma": _WEIGHT,
+    "model.others": _WEIGHT,
     "model.outliers.per": _one_of("section", "pooled"),
     "model.outliers.normalise": _FLAG,
     "model.outliers.metric": _one_of("cosine", "euclidean"),
@@ -205,6 +227,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "trainer.threads": _COUNT,
     "trainer.progress": _FLAG,
     "trainer.train_scores": _FLAG,
+    "trainer.maps": _FLAG,
     "features.resample": _FLAG,
     "dataset.train": _one_of("same", "both"),
     "dataset.channel": _whole(1),

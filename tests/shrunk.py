@@ -21,6 +21,8 @@ YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
 ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]
 NAMES = [path.stem for path in YAMLS if path.stem not in ENSEMBLES]
 SMALL = ("dataset=folder", "dataset.root=unused", "features.mel_scale=slaney")
+SMALL += ("trainer.threads=1",)  # two wait for each other longer than small steps take
+SHORT = 96  # windows in an epoch, where a model says how many
 SIZES = ((3, 16), (16, 16), (32, 32), (64, 64))  # frames and mel bands of a window
 # Widths whose rows fill whole cache lines, as the real ones do: elsewhere a lane's place decides
 # its alignment, and with it which kernel multiplies its matrices.
@@ -36,6 +38,10 @@ SMALLER = {
     "model.networks.mobilefacenet.stem": 16,
     "model.halvings": 2,
     "model.channels": 8,
+    "model.code_size": 8,
+    "model.residual": 8,
+    "model.codes": 16,
+    "model.unet": 8,
 }
 
 
@@ -73,6 +79,10 @@ def _shrunk(name: str, frames: int, mels: int, *overrides: str):
         group = OmegaConf.select(config, at) if at else config
         if key not in typed and last in (group or ()):
             group[last] = value
+    if config.windows.per_epoch is not None and "windows.per_epoch" not in typed:
+        config.windows.per_epoch = SHORT
+    for first in (config.model.get("stages") or {}).values():
+        first += ["epochs=1", "batch=32", f"windows.per_epoch={SHORT}"]
     return config
 
 
