@@ -245,6 +245,7 @@ def fit(
         detector.take_stage(name, weights)
     _refuse_primary(detector, train)
     numbers, held = _held_out(config, train)
+    _refuse_held(detector, train, len(held))
     detector.fit_scaling(train, numbers)
     found = _found(saving)
     first_epoch, first_block = (found.epoch, found.block) if found else (0, 0)
@@ -326,6 +327,17 @@ def _refuse_primary(detector: "Detector", train: "Windows") -> None:
             f"model.primary={detector.primary}: there is no such score; there are "
             f"{', '.join(names)}"
         )
+
+
+def _refuse_held(detector: "Detector", train: "Windows", held: int) -> None:
+    """Refuses windows held out in vain, of a detector that scores clips only."""
+    if held and detector.outliers is not None:
+        if set(detector.score_names(train)) == set(detector.outliers.kinds):
+            raise BadInput(
+                f"windows.val_split holds out {held} windows, and nothing is learnt from how "
+                "they score: this detector scores clips, not windows; take "
+                "windows.val_split=none"
+            )
 
 
 def _reads(stack: Stack, epochs: int, wanted: Collection[str] | None) -> bool:

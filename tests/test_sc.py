@@ -6,7 +6,7 @@ import pytest
 import torch
 from shrunk import Recording, compose, detector_of, learn, noise_for, windows_for, windows_of
 
-from asdgan import material, run, settings
+from asdgan import job, material, run, settings
 from asdgan.embeddings import NETWORKS
 from asdgan.errors import BadInput
 from asdgan.features import Frames
@@ -110,6 +110,12 @@ def test_one_section_and_too_few_clips_are_refused_before_training():
         settings.build(SHRUNK).prepare(one)
     with pytest.raises(BadInput, match="at least 5 training clips, and section '00' has 4"):
         settings.build(SHRUNK).prepare(few)
+
+
+def test_windows_are_not_held_out_in_vain():
+    config = compose("sc", "windows.val_split=random_clips", "epochs=1")
+    with pytest.raises(BadInput, match=r"detector scores clips, not windows; take windows\.val"):
+        job.fit(config, windows_for(config, clips=12))
 
 
 def test_outliers_are_fitted_on_windows_cut_as_those_of_test_clips(tmp_path):
