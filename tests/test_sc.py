@@ -104,11 +104,11 @@ def test_sections_and_what_is_fitted_travel_with_the_weights():
 
 
 def test_one_section_and_too_few_clips_are_refused_before_training():
-    one, few = windows_of(), windows_of(clips=8)
+    one, few = windows_of(), windows_of(clips=4)
     one.sections = ("04",) * 4
     with pytest.raises(BadInput, match=r"sc tells sections .* are of section 04; take a release"):
         settings.build(SHRUNK).prepare(one)
-    with pytest.raises(BadInput, match="at least 5 training clips, and section '00' has 4"):
+    with pytest.raises(BadInput, match="at least 3 training clips, and section '00' has 2"):
         settings.build(SHRUNK).prepare(few)
 
 
