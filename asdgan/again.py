@@ -18,7 +18,6 @@ from omegaconf import DictConfig
 
 from asdgan import health, ledger, settings
 from asdgan.errors import Damaged
-from asdgan.files import canonical
 from asdgan.ledger import Result
 from asdgan.stack import Stack
 
@@ -54,14 +53,14 @@ def found(stack: Stack, runs: Path) -> Earlier | None:
         return None
     scoring = tuple(hydra.utils.get_class(stack.config.model._target_).SCORING)
     epochs = readings[0]
-    wanted = _trained_by(stack.settings(0, epochs), scoring)
+    wanted = _trained_by(stack.settings(0, epochs), stack.recipe, stack.data, scoring)
     for folder in sorted(runs.glob(f"{escape(stack.kin)}-*")):
         for _, result in ledger.each(folder):
             if not isinstance(result, Result) or result.epochs != epochs:
                 continue
             for row in result.rows:
-                told = (row["recipe"], row["data"], _trained_by(row["settings"], scoring))
-                if told == (stack.recipe, stack.data, wanted):
+                told = _trained_by(row["settings"], row["recipe"], row["data"], scoring)
+                if told == wanted:
                     if weights := _weights(result, row["signature"]):
                         return Earlier(row, weights)
     return None
@@ -95,15 +94,14 @@ def rebuilt(earlier: Earlier, config: DictConfig, train: "Windows") -> "Detector
     return detector
 
 
-def _trained_by(flat: Mapping[str, Any], scoring: tuple[str, ...]) -> bytes:
-    """The settings that a training depends on, as they are compared."""
-    return canonical(
-        {
-            key: value
-            for key, value in ledger.flatten(dict(flat)).items()
-            if not any(key.startswith(one) if one.endswith(".") else key == one for one in scoring)
-        }
-    )
+def _trained_by(flat: Mapping[str, Any], recipe: int, data: str, scoring: tuple[str, ...]) -> str:
+    """The name of a training: a point's, less the settings that training does not depend on."""
+    kept = {
+        key: value
+        for key, value in ledger.flatten(dict(flat)).items()
+        if not any(key.startswith(one) if one.endswith(".") else key == one for one in scoring)
+    }
+    return ledger.signature(kept, recipe, data)
 
 
 def _weights(result: Result, signature: str) -> bytes | None:

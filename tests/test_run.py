@@ -115,6 +115,13 @@ def test_what_differs_in_scoring_only_is_scored_anew_and_not_trained(tmp_path, c
     assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_a_number_typed_in_another_way_is_no_other_training(tmp_path, caplog):
+    caplog.set_level("INFO", "asdgan")
+    tiny(tmp_path, "features.power=2")
+    tiny(tmp_path, "features.power=2.0", "model.pool=max")
+    assert "scored anew" in caplog.text
+
+
 def test_what_differs_in_training_is_trained(tmp_path, caplog):
     caplog.set_level("INFO", "asdgan")
     for typed in ("lr=0.001", "seed=1", "epochs=1", "windows.stride=2"):

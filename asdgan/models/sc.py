@@ -43,8 +43,9 @@ class SectionClassifier(Detector):
     - Outliers are sought among the training clips of a clip's own section, both domains, by
       embeddings of length 1; the two nearest by cosine distance, their mean; local outlier factor
       of two, so that three clips of a section are enough (`sweeps/aithu_sc.yaml` takes four, as
-      AEGAN-AD of the same authors); covariances shrunk by Ledoit and Wolf's rule. The scorer was chosen for each
-      machine type on test labels and is not printed; here `knn` is named beforehand.
+      AEGAN-AD of the same authors does); covariances shrunk by Ledoit and Wolf's rule. The scorer
+      was chosen for each machine type on test labels and is not printed; here `knn` is named
+      beforehand.
     - A machine type with one section is refused: there is nothing to tell apart.
     - One point at a time, and its step is never compiled.
 
