@@ -16,9 +16,10 @@ from asdgan.stack import Stack
 from asdgan.threshold import p_value, usual_threshold
 
 TWO_MACHINES = tuple(
-    f"{name}_id_{section:02d}_00000000"
-    for name in ("train/normal", "test/normal", "test/anomaly")
+    f"{kind}_id_{section:02d}_{number:08d}"
+    for kind, clips in (("train/normal", 5), ("test/normal", 1), ("test/anomaly", 1))
     for section in (0, 1)
+    for number in range(clips)  # five to train on are what `lof` compares a clip with
 )
 WAVS = ("train/a", "train/b", "train/c", "test/normal_1", "test/normal_2", "test/anomaly_1")
 
@@ -29,7 +30,7 @@ def plant(folder, rate=16000, names=WAVS):
     for number, name in enumerate(names):
         path = folder / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        samples = generator.normal(0, 0.1, int(rate * (0.4 + 0.1 * number)))
+        samples = generator.normal(0, 0.1, int(rate * (0.6 + 0.1 * (number % 6))))
         soundfile.write(path, samples, rate, subtype="PCM_16")
     return folder
 
