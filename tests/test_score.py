@@ -189,7 +189,7 @@ def test_of_several_points_a_rule_takes_one_and_that_is_said(tmp_path, capsys):
         run.run(settings_of("dcase_ae", root, f"seed={seed}"))
     runs, clip = str(tmp_path / "runs"), str(root / "test" / "normal_1.wav")
     assert score.main([runs, clip]) == 2
-    assert "2 points on pump, which differ in seed (0, 1)" in capsys.readouterr().err
+    assert "2 points on pump, which differ in seed (" in capsys.readouterr().err
     assert score.main([runs, clip, "--choose", "auc"]) == 0
     assert "settings oracle: best of 2 by auc" in capsys.readouterr().out
     assert score.main([runs, clip, "--where", "seed=1"]) == 0
