@@ -16,21 +16,23 @@ from asdgan.stack import Stack
 from asdgan.threshold import p_value, usual_threshold
 
 TWO_MACHINES = tuple(
-    f"{kind}_id_{section:02d}_{number:08d}"
-    for kind, clips in (("train/normal", 5), ("test/normal", 1), ("test/anomaly", 1))
+    f"{name}_id_{section:02d}_00000000"
+    for name in ("train/normal", "test/normal", "test/anomaly")
     for section in (0, 1)
-    for number in range(clips)  # five to train on are what `lof` compares a clip with
+)
+MORE = tuple(  # with what `lof` compares a clip with
+    f"train/normal_id_{section:02d}_{number:08d}" for section in (0, 1) for number in range(1, 5)
 )
 WAVS = ("train/a", "train/b", "train/c", "test/normal_1", "test/normal_2", "test/anomaly_1")
 
 
-def plant(folder, rate=16000, names=WAVS):
-    """A folder of recordings of different lengths."""
+def plant(folder, rate=16000, names=WAVS, shortest=0.4):
+    """A folder of recordings of different lengths, in seconds."""
     generator = np.random.default_rng(0)
     for number, name in enumerate(names):
         path = folder / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        samples = generator.normal(0, 0.1, int(rate * (0.6 + 0.1 * (number % 6))))
+        samples = generator.normal(0, 0.1, int(rate * (shortest + 0.1 * (number % 6))))
         soundfile.write(path, samples, rate, subtype="PCM_16")
     return folder
 
@@ -76,7 +78,8 @@ def read_csv(path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_runs_own_clips_get_their_scores_again(tmp_path, name):
-    config = settings_of(name, plant(tmp_path / "pump", names=TWO_MACHINES))
+    root = plant(tmp_path / "pump", names=(*TWO_MACHINES, *MORE), shortest=0.6)
+    config = settings_of(name, root)
     config.dataset = settings.compose(["dataset=dcase2020", f"dataset.root={tmp_path}"]).dataset
     (kept,) = run.run(config)
     assert agree(kept.path, tmp_path)
@@ -189,7 +192,7 @@ def test_of_several_points_a_rule_takes_one_and_that_is_said(tmp_path, capsys):
         run.run(settings_of("dcase_ae", root, f"seed={seed}"))
     runs, clip = str(tmp_path / "runs"), str(root / "test" / "normal_1.wav")
     assert score.main([runs, clip]) == 2
-    assert "2 points on pump, which differ in seed (" in capsys.readouterr().err
+    assert "2 points on pump, which differ in seed (0, 1)" in capsys.readouterr().err
     assert score.main([runs, clip, "--choose", "auc"]) == 0
     assert "settings oracle: best of 2 by auc" in capsys.readouterr().out
     assert score.main([runs, clip, "--where", "seed=1"]) == 0
