@@ -20,16 +20,19 @@ TWO_MACHINES = tuple(
     for name in ("train/normal", "test/normal", "test/anomaly")
     for section in (0, 1)
 )
+MORE = tuple(  # with what `lof` compares a clip with
+    f"train/normal_id_{section:02d}_{number:08d}" for section in (0, 1) for number in range(1, 5)
+)
 WAVS = ("train/a", "train/b", "train/c", "test/normal_1", "test/normal_2", "test/anomaly_1")
 
 
-def plant(folder, rate=16000, names=WAVS):
-    """A folder of recordings of different lengths."""
+def plant(folder, rate=16000, names=WAVS, shortest=0.4):
+    """A folder of recordings of different lengths, in seconds."""
     generator = np.random.default_rng(0)
     for number, name in enumerate(names):
         path = folder / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        samples = generator.normal(0, 0.1, int(rate * (0.4 + 0.1 * number)))
+        samples = generator.normal(0, 0.1, int(rate * (shortest + 0.1 * (number % 6))))
         soundfile.write(path, samples, rate, subtype="PCM_16")
     return folder
 
@@ -75,7 +78,8 @@ def read_csv(path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_runs_own_clips_get_their_scores_again(tmp_path, name):
-    config = settings_of(name, plant(tmp_path / "pump", names=TWO_MACHINES))
+    root = plant(tmp_path / "pump", names=(*TWO_MACHINES, *MORE), shortest=0.6)
+    config = settings_of(name, root)
     config.dataset = settings.compose(["dataset=dcase2020", f"dataset.root={tmp_path}"]).dataset
     (kept,) = run.run(config)
     assert agree(kept.path, tmp_path)

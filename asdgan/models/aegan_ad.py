@@ -38,16 +38,16 @@ class AeganAd(Detector):
     choose it by the labels of the test clips, as the repository does the epoch. Here `primary`
     names one, in the YAML what the generator minimises, and the last epoch counts.
 
-    **Paper**: Liu et al., "Unsupervised anomalous detection based on unsupervised methods"
-    (AITHU), DCASE 2022 challenge, section 3.3 and Table 9: `model=aegan_ad`; and the repository
-    jianganbai/AEGAN-AD of Jiang et al., "Unsupervised anomalous detection based on GAN", ICASSP
-    2023, commit 204b559: `model=aegan_ad_repository`. The report passes z through a
-    layer normalisation whose scale and shift are the section's own (`section_affine`) for ToyCar
-    and gearbox, and has a critic for gearbox and slider only (`critic=false` leaves the
-    autoencoder, and 15 scores). The repository knows no sections and always has a critic, matches
-    the deviations of f too for some machine types (`lambda_std`), has batch normalisation in the
-    generator for others, and none after the encoder's first convolution for others again.
-    `sweeps/aegan_ad.yaml` says which.
+    **Paper**: Liu et al., "AITHU system for unsupervised anomalous detection of machine working
+    status via sounding", DCASE 2022 challenge, section 3.3 and Table 9: `model=aegan_ad`; and the
+    repository jianganbai/AEGAN-AD, commit 5a62682, of Jiang et al., "Unsupervised anomaly
+    detection and localization of machine audio: a GAN-based approach", ICASSP 2023:
+    `model=aegan_ad_repository`. The report passes z through a layer normalisation whose scale and
+    shift are the section's own (`section_affine`) for ToyCar and gearbox, and has a critic for
+    gearbox and slider only (`critic=false` leaves the autoencoder, and 15 scores). The repository
+    knows no sections and always has a critic, matches the deviations of f too for some machine
+    types (`lambda_std`), has batch normalisation in the generator for others, and none after the
+    encoder's first convolution for others again. `sweeps/aegan_ad.yaml` says which.
 
     **Departures**:
 
