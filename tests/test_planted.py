@@ -38,6 +38,10 @@ def row_of(name, machines, outputs, *overrides):
     config.dataset.root, config.outputs, config.logger = str(machines), str(outputs), None
     if "ema" in config.model:
         config.model.ema = 0.0  # over so few steps an average is where it began
+    if "maps" in config.model:  # simulated anomalies like the planted: tones that last
+        config.model.maps.perlin, config.model.maps.whole = 0.0, 1.0
+        config.model.sampling, config.model.init_std = "uniform", 0.1
+        config.batch, config.lr = 8, 0.01
     (kept,) = run.run(config)
     return kept
 
