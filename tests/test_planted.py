@@ -8,6 +8,9 @@ from shrunk import NAMES, compose
 from asdgan import ledger, metrics, run
 
 RATE, SECONDS, CLIPS = 16000, 2.5, 6
+# What builds on a stage has told nothing apart after the few steps that there is time for here, and
+# ranks clips by chance; tests/planted_check.py gives it minutes.
+QUICK_TO_LEARN = [name for name in NAMES if not compose(name).model.get("stages")]
 # Tests share the cores: threads that wait for each other there take ten times as long.
 QUIET = ("trainer.compile=false", "trainer.threads=1")
 
@@ -42,7 +45,7 @@ def row_of(name, machines, outputs, *overrides):
     return kept
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK_TO_LEARN)
 def test_clips_with_a_whistle_rank_above_all_others(machines, tmp_path, name):
     row = row_of(name, machines, tmp_path).row
     assert row["auc"] > 0.95

@@ -308,11 +308,11 @@ def exchanged(features: Tensor, book: Tensor, uniform: Tensor, most: Tensor | No
         book: Shape (codes, width).
         uniform: Shape (places,), from 0 to 1, exclusive: the draw.
         most: How many of the codes, nearest first, it may be one of, at each place; of these the
-            nearest twentieth of the book is left out. None for any code.
+            nearest twentieth of the book is left out, the very nearest always. None for any code.
     """
     if most is None:
         return book[(uniform * len(book)).long()]
-    least = int(TOO_NEAR * len(book))
+    least = max(1, int(TOO_NEAR * len(book)))
     ranks = least + (uniform * (most - least).clamp(min=1)).long()
     picks = []
     for piece, rank in zip(features.split(1 << 12), ranks.split(1 << 12), strict=True):
