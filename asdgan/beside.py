@@ -37,7 +37,9 @@ MEANING = (
     "weights: test clips of a machine type; mean: the arithmetic one of DCASE; std: over machine "
     "types (ddof 0)"
 )
-HEADINGS = {"auc": "AUC", "pauc": "pAUC"}
+HEADINGS = {"auc": "AUC", "pauc": "pAUC", "auc_pauc_mean": "mean of both"}
+HARMONIC = "harmonic mean"  # over all values that an official score is made of
+OFFICIAL = "official_"  # before its year
 LOST, NONE = "lost", "-"
 Sizes = Mapping[tuple[str, str, str], tuple[int, int]]
 
@@ -56,8 +58,17 @@ class Ours:
     stored: list[Stored]
     scores: TypeScores | None
 
-    def area(self, area: str, section: str = "") -> float | None:
+    def measured(self, measure: str, section: str = "") -> float | None:
         """Of the machine type or of one section, over seeds, in per cent."""
+        if measure == "auc_pauc_mean":
+            both = [self.measured(area, section) for area in metrics.AREAS]
+            return None if None in both else statistics.fmean(one for one in both if one)
+        if measure.startswith(OFFICIAL):
+            found = None if section else _interval([self], measure, "")
+            return None if found is None else 100 * found.value
+        return self._area(measure, section) if measure in metrics.AREAS else None
+
+    def _area(self, area: str, section: str) -> float | None:
         if not section:
             return _per_cent(self.line[area])
         rows = [one.row["sections"].get(section, {}).get(area) for one in self.stored]
@@ -200,7 +211,7 @@ class _Beside:
             cell = entry.cells.get(measure) if entry else None
             if cell is None and not section and self.block.sections(name):
                 cell = self._mean_of_sections(name, measure)
-            value = mine.area(measure, section) if mine and measure in metrics.AREAS else None
+            value = mine.measured(measure, section) if mine else None
             line |= self._pair(measure, cell, value, name in self.wrong)
             line |= _interval_of([mine] if mine and not section else [], measure, "mean")
         return line | self._about(mine, None if section else entry)
@@ -228,10 +239,14 @@ class _Beside:
             value = None
             if measure in metrics.AREAS and kind in KINDS:
                 value = _per_cent(whole[KINDS[kind].format(measure)])
+            elif measure.startswith(OFFICIAL) and kind == HARMONIC:
+                found = _interval(mine, measure, "")
+                value = None if found is None else 100 * found.value
             apart = bool(lack or self.wrong)
             line |= self._pair(measure, counted or printed, value, apart)
             mean = {WEIGHTED: "weighted", PLAIN: "mean"}.get(kind)
-            line |= _interval_of(mine if mean else [], measure, mean or "")
+            sure = kind == HARMONIC if measure.startswith(OFFICIAL) else bool(mean)
+            line |= _interval_of(mine if sure else [], measure, mean or "")
         if mine and lack and kind in KINDS:
             notes.append(f"ours of {len(mine)} of {len(self.types)} types")
         about = self._about(None, entry)
@@ -319,18 +334,26 @@ class _Beside:
 
 
 def _interval_of(mine: Sequence[Ours], measure: str, mean: str) -> Line:
-    found = _interval(mine, measure, mean) if mine and measure in metrics.AREAS else None
-    low, high = found or (None, None)
+    found = _interval(mine, measure, mean)
+    low, high = (None, None) if found is None else (100 * found.low, 100 * found.high)
     return {f"{measure}_low": low, f"{measure}_high": high}
 
 
-def _interval(mine: Sequence[Ours], area: str, mean: str) -> tuple[float, float] | None:
-    """The 95 % interval of an area over these machine types, in per cent."""
+def _interval(mine: Sequence[Ours], measure: str, mean: str) -> intervals.Interval | None:
+    """The 95 % interval of a measure over these machine types; None where it has none.
+
+    `mean` is that of areas: an official score has its own.
+    """
     types = [one.scores for one in mine if one.scores is not None]
-    if len(types) < len(mine):
+    if not mine or len(types) < len(mine):
         return None
-    found = intervals.interval(types, area=area, mean=mean)
-    return None if found is None else (100 * found.low, 100 * found.high)
+    if measure in metrics.AREAS:
+        return intervals.interval(types, area=measure, mean=mean)
+    year = measure.removeprefix(OFFICIAL)
+    seeds = {len(one.scores) for one in types}
+    if year == measure or len(seeds) > 1:
+        return None
+    return intervals.interval(types, area="official", year=int(year))
 
 
 def _per_cent(value: float | None) -> float | None:
@@ -360,7 +383,7 @@ def _cells(line: Line, measures: Sequence[str], have: bool) -> dict[str, str]:
     for measure in measures:
         name = HEADINGS.get(measure, measure)
         cells[f"{name} theirs"] = line[f"{measure}_theirs"] or NONE
-        if have and measure in metrics.AREAS:
+        if have:
             cells[f"{name} ours"] = _figure(line[f"{measure}_ours"])
             difference = line[f"{measure}_difference"]
             bound = line[f"{measure}_bound"]

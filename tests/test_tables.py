@@ -112,6 +112,7 @@ def store(part, name, area, clips, sections, place, chosen):
             "clip": np.array([f"{number}.wav" for number in range(40)]),
             "section": np.repeat("00", 40),
             "label": np.repeat(["normal", "anomaly"], 20),
+            "domain": np.tile(["source", "target"], 20),
             "score/latent": np.tile(SCORES, (len(rows), 1)),
         }
         folder = (
@@ -333,6 +334,20 @@ def test_intervals_are_those_of_the_clip_scores(run):
         row, wanted = only(rows, kind), intervals.interval(some, area="auc", mean=mean)
         found = [float(row["auc_low"]) / 100, float(row["auc_high"]) / 100]
         assert found == pytest.approx([wanted.low, wanted.high])
+
+
+def test_official_scores_stand_beside_published_ones(run):
+    areas = dict.fromkeys(
+        ["bearing", "fan", "gearbox", "slider", "ToyCar", "ToyTrain", "valve"], (90, 80)
+    )
+    plant("aithu_sc", areas, clips=(10, 40))
+    labels, domains = ("normal",) * 20 + ("anomaly",) * 20, ("source", "target") * 20
+    fan = intervals.TypeScores("fan", SCORES[None], ("00",) * 40, labels, domains)
+    wanted = intervals.interval([fan], area="official", year=2022)
+    row = only(rows_of(run, "aithu_sc"), "fan", model="sc")
+    found = [row[f"official_2022_{name}"] for name in ("ours", "low", "high", "difference")]
+    told = [wanted.value, wanted.low, wanted.high, wanted.value - 0.8064]
+    assert [float(one) for one in found] == pytest.approx([100 * one for one in told])
 
 
 # What may not be compared -----------------------------------------------------------------------
