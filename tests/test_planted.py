@@ -8,8 +8,8 @@ from shrunk import NAMES, compose
 from asdgan import ledger, metrics, run
 
 RATE, SECONDS, CLIPS = 16000, 2.5, 6
-# What builds on a stage has told nothing apart after the few steps that there is time for here, and
-# ranks clips by chance; tests/planted_check.py gives it minutes.
+# What builds on a stage has told nothing apart after the few steps that there is time for here,
+# and ranks clips by chance; tests/planted_check.py gives it minutes.
 QUICK_TO_LEARN = [name for name in NAMES if not compose(name).model.get("stages")]
 # Tests share the cores: threads that wait for each other there take ten times as long.
 QUIET = ("trainer.compile=false", "trainer.threads=1")
