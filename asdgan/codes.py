@@ -5,8 +5,6 @@ the fine level has a code for every 4 by 4 numbers of a spectrogram, the coarse 
 8. `models/auddsr_codes.py` trains it, `models/auddsr.py` puts anomalies among its codes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asdgan.errors import BadInput
-from asdgan.lanes import key_of
 from asdgan.scaling import Scaling
 from asdgan.windows import Windows
 
@@ -197,17 +194,6 @@ class Spelt(NamedTuple):
     fine: Tensor
     features: Tensor
     halved: Tensor
-
-
-@contextmanager
-def keyed(*place: int | str) -> Iterator[None]:
-    """Within it torch's global generator draws what the place says, and goes on as it was after.
-
-    For layers of torch's own and of libraries, which draw their first values from it.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key_of(*place))
-        yield
 
 
 def nearest(features: Tensor, book: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asdgan.codes import Codes, check_frames, joined, keyed, nearest, residuals, to_image
+from asdgan.codes import Codes, check_frames, joined, nearest, residuals, to_image
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, key_of
+from asdgan.lanes import Draw, LaneAdam, key_of, keyed
 from asdgan.simulate import Maps
 from asdgan.windows import Batch, Windows
 
@@ -104,7 +104,7 @@ class AudDsr(Detector):
         optimizer: Callable[..., LaneAdam],
     ) -> None:
         """Makes the networks, those of stage one empty."""
-        self.tells_sections = others > 0  # pyright: ignore - by setting here, not by class
+        self.tells_sections = others > 0  # the base asks as it begins
         super().__init__(seed=seed, dropout=0.0, primary=primary, pool=pool, optimizer=optimizer)
         self._seed, self._frames, self._maps = seed, frames, Maps(**maps)  # pyright: ignore
         self._sampling, self._gamma, self._others = sampling, gamma, others
