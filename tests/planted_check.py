@@ -21,6 +21,7 @@ Last figures (asdgan 0.1.0, torch 2.13.0, two cores of an x86-64 processor with 
     idnn                     0.767 (0.708 to 0.817)   shuffled 0.500 ± 0.0316
     aegan_ad (quick)         0.760 (0.704 to 0.809)   shuffled 0.499 ± 0.0336
     dcase_ae                 0.719 (0.658 to 0.772)   shuffled 0.500 ± 0.0305
+    sc (quick)               0.684 (0.619 to 0.742)   shuffled 0.501 ± 0.0326
     id_classifier            0.514 (0.447 to 0.580)   shuffled 0.499 ± 0.0320
     egbad                    0.438 (0.376 to 0.502)   shuffled 0.501 ± 0.0331
     egbad_original           0.390 (0.328 to 0.455)   shuffled 0.499 ± 0.0342

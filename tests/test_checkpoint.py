@@ -363,7 +363,7 @@ def test_epochs_are_reported_and_logged_by_their_own_numbers(trained):
 
 
 def test_a_position_of_another_training_is_refused():
-    with pytest.raises(BadInput, match="first_block=5, but 70 windows make 5 blocks"):
+    with pytest.raises(BadInput, match="first_block=5, but 81 windows make 5 blocks"):
         fit(detector_of("dcase_ae", None), block=5)
 
 
