@@ -13,6 +13,7 @@ from asdgan.sweep import aside, noise
 from asdgan.sweep.plan import Job
 
 STEPS = 3  # that are timed of a stack, after as many that are not; of large ones one
+FEW = 8  # windows of a large step that are timed for all: of more each takes as long
 ASSUMED = (3000, 10.0)  # clips of a machine type, and their seconds, where none is there yet
 
 
@@ -91,10 +92,12 @@ def seconds_of(config: DictConfig) -> float:
     config.trainer.compile = False
     large = hydra.utils.get_class(config.model._target_).convolutional
     steps = 1 if large else STEPS
+    whole = config.batch
+    config.batch = min(whole, FEW) if large else whole
     config.windows.per_epoch = config.batch * steps
     windows = noise.windows(config, config.windows.per_epoch)
     times: list[float] = []
     job.fit(config, windows, on_steps=lambda *_: times.append(time.perf_counter()))
     if len(times) < 2:
         raise FloatingPointError(f"{config.detector}: losses are not finite on noise")
-    return (times[-1] - times[-2]) / steps
+    return (times[-1] - times[-2]) / steps * whole / config.batch
