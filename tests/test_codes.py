@@ -6,6 +6,7 @@ from shrunk import windows_of
 
 from asdgan import codes
 from asdgan.errors import BadInput
+from asdgan.lanes import keyed
 
 SMALL = {"width": 16, "residual": 8, "codes": 32, "decay": 0.99, "commitment": 0.25}
 SMALL |= {"revived": 0.0}
@@ -13,7 +14,7 @@ X = torch.randn(5, 1, 64, 32, generator=torch.Generator().manual_seed(0))
 
 
 def small(**changes):
-    with codes.keyed(0, "codes"):
+    with keyed(0, "codes"):
         made = codes.Codes(**{**SMALL, **changes})
     windows = windows_of(mels=32, frames=70, length=64)
     made.begin(windows, torch.arange(len(windows)), 64, torch.Generator().manual_seed(1))
@@ -76,7 +77,7 @@ def test_training_draws_nothing_from_the_global_generator():
     _, loss = made(X)
     loss.backward()
     assert torch.get_rng_state().equal(state)
-    with codes.keyed(7, "elsewhere"):
+    with keyed(7, "elsewhere"):
         torch.rand(3)
     assert torch.get_rng_state().equal(state)
 

@@ -13,7 +13,7 @@ from asdgan.sweep import aside, noise
 from asdgan.sweep.plan import Job
 
 STEPS = 3  # that are timed of a stack, after as many that are not; of large ones one
-FEW = 8  # windows of a large step that are timed for all: of more each takes as long
+FEW = 4  # windows of a large step that are timed for all: of more each takes as long
 ASSUMED = (3000, 10.0)  # clips of a machine type, and their seconds, where none is there yet
 
 
