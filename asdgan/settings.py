@@ -254,10 +254,7 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
         and not _says_again(key, value)
     }
     chosen = ("release", "subset", "train", "channel")
-    for name, one in stages_of(config).items():
-        theirs = identity(one, one.machine)
-        kept |= {f"{name}.{key}": of for key, of in theirs.items() if kept.get(key) != of}
-    return kept | {
+    own = kept | {
         **{
             f"dataset.{name}": flat[f"dataset.{name}"]
             for name in chosen
@@ -267,6 +264,13 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
         "trainer.dtype": flat["trainer.dtype"],
         "trainer.precision": flat["trainer.precision"],
     }
+    of_stages = {
+        f"{name}.{key}": value
+        for name, one in stages_of(config).items()
+        for key, value in identity(one, one.machine).items()
+        if own.get(key) != value
+    }
+    return own | of_stages
 
 
 def _says_again(key: str, value: Any) -> bool:  # noqa: ANN401 - any config value

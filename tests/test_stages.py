@@ -82,6 +82,17 @@ def test_a_run_is_another_where_its_stage_or_what_that_heard_is_another(outputs)
     assert narrow.train_data == plain.train_data
 
 
+def test_a_run_is_the_same_whichever_machine_types_were_asked_for_beside_its_own(outputs):
+    asked = (
+        staged(outputs),
+        staged(outputs, "machine=fan"),
+        staged(outputs, "machine=[fan,pump]"),
+    )
+    first, *others = (settings.identity(config, "fan") for config in asked)
+    assert first["dcase_ae.machine"] == "all"
+    assert others == [first, first]
+
+
 def test_what_is_wrong_with_a_stage_is_said(outputs):
     config = staged(outputs, typed=["features.mels=4"])
     with pytest.raises(BadInput, match=r"model.stages.dcase_ae: features.mels=4: a stage has it"):
