@@ -37,8 +37,9 @@ class AuddsrCodes(Detector):
     - Codebooks by vector-quantize-pytorch, moved by averages, which stands for the paper's two
       codebook losses. Its rotation trick, its k-means start and its replacement of dead codes are
       off: the last two draw from torch's global generator. Instead the codes begin as features
-      of training windows, drawn by the seed; from the library's own start, a small ball about 0,
-      hardly one in a hundred is ever used.
+      of training windows, drawn by the seed. Of 512 codes a level some 20 were in use after 120
+      steps of a quarter of the channels; with `revived=1`, which gives up idle codes, some 280,
+      and the error was a tenth smaller. `trainer=quick` has that on, the published setting not.
     - The features that become coarse codes are those of the second encoder, as the figure and
       equation (1) have it; the text names the first.
 
