@@ -15,6 +15,7 @@ Last figures (asdgan 0.1.0, torch 2.13.0, two cores of an x86-64 processor with 
     skip_ganomaly            0.916 (0.878 to 0.943)   shuffled 0.500 ± 0.0286
     gmade                    0.913 (0.875 to 0.941)   shuffled 0.500 ± 0.0305
     gmade_ensemble           0.906 (0.866 to 0.935)   shuffled 0.500 ± 0.0300
+    auddsr (quick)           0.839 (0.790 to 0.879)   shuffled 0.499 ± 0.0285
     wsp_nfcdee               0.831 (0.781 to 0.872)   shuffled 0.499 ± 0.0312
     ganomaly                 0.817 (0.763 to 0.862)   shuffled 0.497 ± 0.0290
     ganomaly_original        0.787 (0.732 to 0.833)   shuffled 0.500 ± 0.0315
