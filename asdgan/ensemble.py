@@ -7,12 +7,10 @@ too: a row with a signature of its own, clip scores, and the scores of the train
 thresholds and submissions ask for.
 """
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,30 +67,16 @@ def members_of(config: DictConfig, *, without: Sequence[str] = ()) -> dict[str, 
     Raises:
         BadInput: What was typed for a member is wrong, or is not the member's to choose.
     """
-    found = {}
-    for name, typed in config.model.members.items():
-        try:
-            for override in settings.parsed(typed):
-                key = override.get_key_element()
-                if key.partition(".")[0] in SHARED:
-                    raise BadInput(
-                        f"{override.input_line}: all members share it; say it beside the ensemble"
-                    )
-            one = copy.deepcopy(_composed((f"model={name}", *typed)))
-            for key in SHARED:
-                one[key] = config[key]
-            one.trainer.train_scores = True
-            settings.check(one, without=without)
-            found[str(name)] = one
-        except BadInput as error:
-            raise BadInput(f"model.members.{name}: {error}") from None
+    found = settings.named_by(
+        config,
+        "members",
+        shared=SHARED,
+        refusal="all members share it; say it beside the ensemble",
+        without=without,
+    )
+    for one in found.values():
+        one.trainer.train_scores = True
     return found
-
-
-@lru_cache(maxsize=64)
-def _composed(typed: tuple[str, ...]) -> DictConfig:
-    """A member's own settings; to be copied, not changed: a sweep's ensembles share members."""
-    return settings.composed(typed)
 
 
 def identity(

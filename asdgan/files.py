@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,11 +78,24 @@ def whole_file(path: Path) -> Iterator[WholeFile]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is in this block with the same path; makes that file."""
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Waits until no other process is in this block with the same path; makes that file.
+
+    Args:
+        path: Of the file.
+        waiting: Called every second meanwhile: whoever has to show signs of life waits aloud.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the kernel, should the process be killed
+    with path.open("ab") as file:  # freed by the kernel, should the process be killed
+        while waiting is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

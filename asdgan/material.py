@@ -37,7 +37,6 @@ class Material:
     Attributes:
         machine_type: Its name.
         data: Fingerprint of its clips, and of those that a stage learns from.
-        train_data: Fingerprint of its training clips alone.
         train: Windows of the training clips.
         known: Their windows as those of test clips are cut: what outliers are fitted on.
         train_clips: How many those are.
@@ -48,7 +47,6 @@ class Material:
 
     machine_type: str
     data: str
-    train_data: str
     train: "Windows"
     known: "Windows"
     train_clips: int
@@ -158,13 +156,22 @@ def _whole(config: DictConfig, root: Path, data: str) -> str:
         return data
     from asdgan import settings  # which loads Hydra
 
-    heard = {}
-    for name, one in settings.stages_of(config).items():
-        for machine_type in machine_types_of(one.machine, root, one):
-            table, _ = table_of(one, root, machine_type, uncounted)
-            part = [clip for clip in table if clip.split == "train"]
-            heard[f"{name}/{machine_type}"] = clips.fingerprint(part, _digests(one), judged=False)
+    heard = {
+        f"{name}/{machine_type}": of_clips
+        for name, one in settings.stages_of(config).items()
+        for machine_type, of_clips in learnt_from(one, root).items()
+    }
     return hashlib.sha256(canonical([data, heard])).hexdigest()[: len(data)]
+
+
+def learnt_from(config: DictConfig, root: Path) -> dict[str, str]:
+    """By machine type that a config asks for, the fingerprint of its training clips alone."""
+    found = {}
+    for machine_type in machine_types_of(config.machine, root, config):
+        table, _ = table_of(config, root, machine_type, uncounted)
+        part = [clip for clip in table if clip.split == "train"]
+        found[machine_type] = clips.fingerprint(part, _digests(config), judged=False)
+    return found
 
 
 def listen(
@@ -195,18 +202,16 @@ def listen(
     log_mel = LogMel(**config.features)
     advance = counter(f"{machine_type}: log-mel", len(table))
     windows: dict[str, Windows] = {}
-    data: dict[str, str] = {}
     lengths: dict[clips.Clip, int] = {}  # in frames
     for split in splits:
         part = [clip for clip in table if clip.split == split]
         if not part:
             continue
-        data[split] = clips.fingerprint(part, digests, judged=False)
         frames = stored_frames(
             part,
             log_mel,
             store=_store(config),
-            data=data[split],
+            data=clips.fingerprint(part, digests, judged=False),
             threads=_threads(config),
             on_clip=advance,
         )
@@ -219,8 +224,7 @@ def listen(
     return Material(
         machine_type=machine_type,
         data=_whole(config, root, clips.fingerprint(table, digests)),
-        train_data=data["train"],  # clip_table refuses a machine type without training clips
-        train=windows["learnt"],
+        train=windows["learnt"],  # clip_table refuses a machine type without training clips
         known=windows["train"],
         train_clips=sum(clip.split == "train" for clip in table),
         test=windows.get("test"),

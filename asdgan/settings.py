@@ -137,28 +137,57 @@ def stages_of(config: DictConfig) -> dict[str, DictConfig]:
     Raises:
         BadInput: What was typed for a stage is wrong, or is not the stage's to choose.
     """
+    return named_by(
+        config,
+        "stages",
+        shared=WITH_STAGES,
+        refusal="a stage has it from its run; say it there",
+        first=["trainer=quick"] if config.trainer.get("quick") else [],
+    )
+
+
+def named_by(
+    config: DictConfig,
+    group: str,
+    *,
+    shared: Sequence[str],
+    refusal: str,
+    first: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> dict[str, DictConfig]:
+    """The settings of each model that a run names below `model`, composed and checked.
+
+    Args:
+        config: Of the run.
+        group: Of names and what is typed for each: `model.stages`, say.
+        shared: What they have from the run, and may not be typed for one.
+        refusal: What is said where it is.
+        first: In front of what is typed.
+        without: Settings that may be missing, as for `check`.
+
+    Raises:
+        BadInput: What was typed for one is wrong, or shared.
+    """
     found = {}
-    for name, typed in (config.model.get("stages") or {}).items():
+    for name, typed in (config.model.get(group) or {}).items():
         try:
             for override in parsed(typed):
-                key = override.get_key_element()
-                if key.partition(".")[0] in WITH_STAGES:
-                    raise BadInput(
-                        f"{override.input_line}: a stage has it from its run; say it there"
-                    )
-            pace = ["trainer=quick"] if config.trainer.get("quick") else []
-            one = _stage(str(name), (*pace, *typed)).copy()
-            for key in WITH_STAGES:
+                if override.get_key_element().partition(".")[0] in shared:
+                    raise BadInput(f"{override.input_line}: {refusal}")
+            one = copy.deepcopy(_composed_once((f"model={name}", *first, *typed)))
+            for key in shared:
                 one[key] = config[key]
-            found[str(name)] = checked(one)
+            check(one, without=without)
         except BadInput as error:
-            raise BadInput(f"model.stages.{name}: {error}") from None
+            raise BadInput(f"model.{group}.{name}: {error}") from None
+        found[str(name)] = one
     return found
 
 
-@functools.cache
-def _stage(name: str, typed: tuple[str, ...]) -> DictConfig:
-    return composed([f"model={name}", *typed])
+@functools.lru_cache(maxsize=64)
+def _composed_once(typed: tuple[str, ...]) -> DictConfig:
+    """To be copied, not changed: points of a sweep name the same models."""
+    return composed(typed)
 
 
 def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:

@@ -7,12 +7,9 @@ and clips below `outputs/stages`, or trained there: by one process, while the ot
 checkpoint is minutes old, like that of any training.
 """
 
-import fcntl
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +28,6 @@ log = logging.getLogger("asdgan")
 
 WEIGHTS, RECORD, LOCK = "weights.safetensors", "stage.json", "lock"
 CHECKPOINT = "checkpoint"
-LOOKED = 1.0  # seconds between two looks at whether another process is done
 
 OnSteps = Callable[[int, str], None]
 # Trains a stage: its settings, windows, key, where its checkpoint is kept, and who is told.
@@ -64,16 +60,11 @@ def _weights(
     from asdgan.windows import Joined
 
     root = material.root_of(config, material.uncounted)
-    heard = {
-        machine_type: material.listen(
-            config, root, machine_type, _counted(name, on_steps), splits=("train",)
-        )
-        for machine_type in material.machine_types_of(config.machine, root, config)
-    }
+    data = material.learnt_from(config, root)
     body = {
-        "settings": settings.identity(config, ",".join(heard)),
+        "settings": settings.identity(config, ",".join(data)),
         "recipe": recipe,
-        "data": {machine_type: of.train_data for machine_type, of in heard.items()},
+        "data": data,
     }
     key = hashlib.sha256(files.canonical(body)).hexdigest()[:16]
     folder = Path(config.outputs) / "stages" / f"{name}-{key}"
@@ -81,15 +72,23 @@ def _weights(
     def say(steps: int, where: str) -> None:
         on_steps(0, f"{name}: {where}")
 
-    with _alone(folder / LOCK, lambda: say(0, "another process trains it")):
+    with files.locked(folder / LOCK, lambda: say(0, "another process trains it")):
         try:
             return _read(folder, body)
         except FileNotFoundError:
             pass
         except Damaged as error:
             log.warning("%s; training this stage again", error)
-        log.info("%s: learnt first, from %s", name, ", ".join(heard))
-        windows = Joined({machine_type: of.train for machine_type, of in heard.items()})
+        log.info("%s: learnt first, from %s", name, ", ".join(data))
+        counter = _counted(name, on_steps)
+        windows = Joined(
+            {
+                machine_type: material.listen(
+                    config, root, machine_type, counter, splits=("train",)
+                ).train
+                for machine_type in data
+            }
+        )
         detector = fit(config, windows, key, folder / CHECKPOINT, say)
         if not bool(detector.alive.all()):
             raise BadInput(
@@ -128,21 +127,6 @@ def _read(folder: Path, body: Mapping[str, Any]) -> Mapping[str, "Tensor"]:
         said = f"checksum {found[:12]} found" if path.exists() else "nothing found"  # pyright: ignore
         raise Damaged(f"{path}: {said}, {record['weights_sha256'][:12]} written")
     return load(path.read_bytes())
-
-
-@contextmanager
-def _alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """As `files.locked`, and says meanwhile that it waits: a silent job would be given up."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                waiting()
-                time.sleep(LOOKED)
-        yield
 
 
 def _counted(name: str, on_steps: OnSteps) -> material.Counter:
