@@ -24,9 +24,7 @@ from asdgan.terminal import bars, console
 
 ALL = "all"
 SHAPE = ("batch", "latent", "hidden_layers")  # root settings that part a grid's models
-TRAINED = (
-    "dataset.train"  # whose training clips: the one setting of a data set that parts may differ in
-)
+TRAINED = "dataset.train"  # the one setting of a data set that parts of a table may differ in
 NOT_SETTINGS = ("dataset", "outputs", "seed", "machine", "model", "trainer", "sweep", "logger")
 
 

@@ -9,7 +9,7 @@ and draw maps of where a clip is strange (`map_windows`).
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -64,6 +64,7 @@ class Detector(pl.LightningModule):
         history: Losses and measures of `health` per epoch, each of shape lanes.
         vitals: Set by each `learn` of a model whose health is watched, else None.
         scaling: What windows pass before anything else, or None.
+        like: Of the device and dtype of whatever enters the networks.
         transductive: Whether a clip is scored by batch statistics of its own windows.
         at_test: What `score_windows` gives its networks for a `Draw`: None for running
             statistics.
@@ -287,7 +288,7 @@ class Detector(pl.LightningModule):
 
     def _taken_in(self, windows: Tensor) -> Tensor:
         """Windows as the networks see them."""
-        windows = windows.to(self._like())
+        windows = windows.to(self.like)
         return windows if self.scaling is None else self.scaling(windows)
 
     def configure_optimizers(self) -> list[LaneAdam]:
@@ -404,10 +405,6 @@ class Detector(pl.LightningModule):
 
         return first_try
 
-    def _like(self) -> Tensor:
-        """A tensor of the device and dtype of whatever enters the networks."""
-        return self.like
-
     def training_step(self, block: Block, index: int) -> None:
         """Learns from a block of minibatches."""
         if self._noise is None:
@@ -479,12 +476,16 @@ class Detector(pl.LightningModule):
         scores, embeddings = self._seen(windows)
         if embeddings is not None and self.outliers is not None:
             scores |= self.outliers.scores(embeddings, windows.sections)
-        if self.primary not in scores:
+        self.refuse_primary(scores)
+        return scores
+
+    def refuse_primary(self, names: Collection[str]) -> None:
+        """Refuses to be judged by a score that is not among those it has."""
+        if self.primary not in names:
             raise BadInput(
                 f"model.primary={self.primary}: {self._called} has no such score; it has "
-                f"{', '.join(scores)}"
+                f"{', '.join(names)}"
             )
-        return scores
 
     @torch.no_grad()
     def map_clips(self, windows: Windows) -> Iterator[Tensor]:
@@ -547,7 +548,7 @@ class Detector(pl.LightningModule):
             if int(windows.bounds.diff().min()) < 2:
                 raise BadInput("model.bn_at_test=clip: a clip of one window has no statistics")
             most = 0  # one clip at a time
-            self.at_test = Draw(self._like().new_zeros(()), None, None)
+            self.at_test = Draw(self.like.new_zeros(()), None, None)
         for first, last in clip_groups(windows.bounds, most):
             bounds = windows.bounds[first : last + 1]
             picks = torch.arange(int(bounds[0]), int(bounds[-1]))

@@ -243,9 +243,10 @@ def fit(
     detector.prepare(train, scored)
     for name, weights in stages.items():
         detector.take_stage(name, weights)
-    _refuse_primary(detector, train)
+    names = detector.score_names(train)
+    detector.refuse_primary(names)  # before hours of training
     numbers, held = _held_out(config, train)
-    _refuse_held(detector, train, len(held))
+    _refuse_held(detector, names, len(held))
     detector.fit_scaling(train, numbers)
     found = _found(saving)
     first_epoch, first_block = (found.epoch, found.block) if found else (0, 0)
@@ -319,20 +320,10 @@ def _stage(
     return fit(config, train, saving=saving, on_steps=on_steps)
 
 
-def _refuse_primary(detector: "Detector", train: "Windows") -> None:
-    """Refuses a score that the detector does not have, before hours of training."""
-    names = detector.score_names(train)
-    if detector.primary not in names:
-        raise BadInput(
-            f"model.primary={detector.primary}: there is no such score; there are "
-            f"{', '.join(names)}"
-        )
-
-
-def _refuse_held(detector: "Detector", train: "Windows", held: int) -> None:
+def _refuse_held(detector: "Detector", names: Sequence[str], held: int) -> None:
     """Refuses windows held out in vain, of a detector that scores clips only."""
     if held and detector.outliers is not None:
-        if set(detector.score_names(train)) == set(detector.outliers.kinds):
+        if set(names) == set(detector.outliers.kinds):
             raise BadInput(
                 f"windows.val_split holds out {held} windows, and nothing is learnt from how "
                 "they score: this detector scores clips, not windows; take "

@@ -6,7 +6,7 @@ segments of time, as faults show in spectrograms. What is put there is the detec
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -85,9 +85,6 @@ class Maps:
             first = int(torch.randint(frames - length + 1, (), generator=generator))
             map_[first : first + length, lowest : lowest + width] = 1
         return map_
-
-
-SETTINGS = tuple(field.name for field in fields(Maps))
 
 
 def perlin(frames: int, mels: int, cells: tuple[int, int], generator: torch.Generator) -> Tensor:

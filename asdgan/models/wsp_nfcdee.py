@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, key_of
+from asdgan.lanes import Draw, LaneAdam, key_of, keyed
 from asdgan.windows import Batch, Windows
 
 FLOWS = {"nsf": zuko.flows.NSF, "maf": zuko.flows.MAF}
@@ -137,9 +137,8 @@ class WspNfcdee(Detector):
         """Sets of flows, one for each split, told so many numbers beside the context."""
         flows = nn.ModuleList()
         # zuko takes torch's own random numbers, and values of masks, which no meta device has.
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            for place in range(sets * len(self.targets)):
-                torch.manual_seed(key_of(self._seed, "init", "flow", place))
+        for place in range(sets * len(self.targets)):
+            with keyed(self._seed, "init", "flow", place), torch.device("cpu"):
                 flows.append(self._flow(self.context.shape[-1] + told))
         return flows
 
