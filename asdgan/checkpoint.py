@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import CHUNK, whole_file
+from asdgan.files import whole_file
 
 if TYPE_CHECKING:
     from asdgan.detector import Detector
@@ -26,6 +26,7 @@ log = logging.getLogger("asdgan")
 
 FORMAT = "2"  # raised when an older file would be misread; blocks of another default length, say
 DIGEST = 64  # bytes
+CHUNK = 1 << 20  # bytes that are read at once
 DTYPES = {
     "BOOL": torch.bool,
     "I64": torch.int64,

@@ -10,7 +10,8 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,9 +20,11 @@ from asdgan import folders, labels
 from asdgan.audio import unreadable
 from asdgan.errors import BadInput
 from asdgan.files import canonical, sha256_of
+from asdgan.hands import helpful, in_order
 from asdgan.known import Known
 from asdgan.releases import GRAMMARS, Grammar
 
+AT_ONCE = 16  # clips that a thread reads before it says what it found
 LOGGER = logging.getLogger(__name__)
 
 
@@ -143,27 +146,49 @@ def fingerprint(clips: Sequence[Clip], cache: Path | None, *, judged: bool = Tru
         BadInput: A clip cannot be read any more.
     """
     known = Known(cache)
-    rows = []
+    stats = []
     for clip in clips:
-        try:
-            stat = clip.path.stat()
-            digest = known.get(clip.path, stat)
-            if digest is None:
-                digest = sha256_of(clip.path)
-                known.put(clip.path, stat, digest)
-        except FileNotFoundError:
-            raise BadInput(
-                f"{clip.path}: was there when the clips were listed, and is gone; put it back, "
-                "and start again"
-            ) from None
-        except OSError as error:
-            raise BadInput(unreadable(clip.path, error)) from error
+        with _there(clip.path):
+            stats.append(clip.path.stat())
+    found = [known.get(clip.path, stat) for clip, stat in zip(clips, stats, strict=True)]
+    new = [place for place, digest in enumerate(found) if digest is None]
+    some = [new[start : start + AT_ONCE] for start in range(0, len(new), AT_ONCE)]
+    asked = (([clips[place].path for place in places],) for places in some)
+    with closing(in_order(_contents, asked, hands=helpful(), apart=False)) as work:
+        for places, digests in zip(some, work, strict=True):
+            for place, digest in zip(places, digests, strict=True):
+                known.put(clips[place].path, stats[place], digest)
+                found[place] = digest
+    rows = []
+    for clip, stat, digest in zip(clips, stats, found, strict=True):
         row = [clip.name, stat.st_size, digest]
         row += [f"channel {clip.channel}"] if clip.channel is not None else []
         row += [clip.label, clip.domain or ""] if clip.listed and judged else []
         rows.append(row)
     known.save()
     return sha256(canonical(sorted(rows))).hexdigest()
+
+
+def _contents(paths: Sequence[Path]) -> list[str]:
+    digests = []
+    for path in paths:
+        with _there(path):
+            digests.append(sha256_of(path))
+    return digests
+
+
+@contextmanager
+def _there(path: Path) -> Iterator[None]:
+    """Names a clip that cannot be read any more."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadInput(
+            f"{path}: was there when the clips were listed, and is gone; put it back, and start "
+            "again"
+        ) from None
+    except OSError as error:
+        raise BadInput(unreadable(path, error)) from error
 
 
 def _clips(

@@ -9,10 +9,11 @@ import glob
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,17 @@ from torch.overrides import TorchFunctionMode
 
 from asdgan.audio import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import canonical, locked, read_json, sha256_of, whole_file, write_json
-from asdgan.hands import in_order
+from asdgan.files import canonical, locked, read_json, whole_path, write_json
+from asdgan.hands import in_order, ready
 from asdgan.logmel import LogMel, too_short
 
 if TYPE_CHECKING:
     from asdgan.clips import Clip
 
-FORMAT = 3  # raised when the same settings and clips give other files
+FORMAT = 4  # raised when the same settings and clips give other files
 AT_ONCE = 512  # frames in work; more are no faster, and an hour would take gigabytes
 BLOCK = 32  # neighbouring mel bands that are computed together
+PIECE = 5_000  # frames, see `_Layout`
 MANY = 800_000  # frames from which on processes take less time than threads; 2,560 clips of 10 s
 
 LOGGER = logging.getLogger("asdgan")
@@ -124,7 +126,7 @@ def stored_frames(
         data: Fingerprint of the clips' names and content.
         threads: That compute at once, or processes where frames are `MANY`; how many does not
             change what comes out.
-        on_clip: Called with 1 for each clip computed; not called for what is mapped.
+        on_clip: Called with how many more clips are computed; not called for what is mapped.
 
     Raises:
         BadInput: A wav is refused, shorter than one frame, or so loud that its energy overflows.
@@ -138,10 +140,10 @@ def stored_frames(
     key = hashlib.sha256(canonical(body)).hexdigest()
     path = store / f"{clips[0].machine_type}-{clips[0].split}-{key[:16]}.npy"
     with suppress(FileNotFoundError, Damaged):
-        return _mapped(path, body)
+        return _mapped(path, body, threads)
     with locked(path.with_suffix(".lock")):
         try:
-            return _mapped(path, body)  # another process may have finished it meanwhile
+            return _mapped(path, body, threads)  # another process may have finished it meanwhile
         except FileNotFoundError:
             pass
         except Damaged as error:
@@ -149,7 +151,7 @@ def stored_frames(
         for stray in store.glob(f".{glob.escape(path.stem)}.*.part"):
             stray.unlink()  # of a process that was killed: whoever holds the lock is alone
         _compute(path, body, clips, settings, threads, on_clip)
-        return _mapped(path, body, fresh=True)
+        return _mapped(path, body, threads, fresh=True)
 
 
 def clip_frames(clip: "Clip", settings: LogMel) -> Tensor:
@@ -158,8 +160,7 @@ def clip_frames(clip: "Clip", settings: LogMel) -> Tensor:
     Raises:
         BadInput: As `stored_frames`.
     """
-    values = _values(settings, clip, _clip_length(clip, settings))
-    return torch.frombuffer(bytearray(values), dtype=torch.float32).reshape(-1, settings.mels)
+    return _values(settings, clip, _clip_length(clip, settings))
 
 
 def _padded(clip: Tensor, half: int, mode: str) -> Tensor:
@@ -241,10 +242,51 @@ def _window_and_bands(
     return window.to(device, dtype), blocks
 
 
-def _mapped(path: Path, body: dict[str, Any], *, fresh: bool = False) -> Frames:
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where which clip lies in the array's file: a head, and the frames of all clips in turn."""
+
+    starts: list[int]
+    mels: int
+    piece: int  # frames at least that are computed, written and verified as one
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of the file, as numpy writes them."""
+        header = io.BytesIO()
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (self.starts[-1], self.mels)}
+        np.lib.format.write_array_header_1_0(header, shape)
+        return header.getvalue()
+
+    def bytes_to(self, clip: int) -> int:
+        """How many bytes of frames lie before those of a clip."""
+        return self.starts[clip] * self.mels * 4
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.head) + self.bytes_to(len(self.starts) - 1)
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """The first clip of each piece, and the first behind it."""
+        bounds = [0]
+        for clip, start in enumerate(self.starts):
+            if start - self.starts[bounds[-1]] >= self.piece:
+                bounds.append(clip)
+        if bounds[-1] < len(self.starts) - 1:
+            bounds.append(len(self.starts) - 1)
+        return list(pairwise(bounds))
+
+    def sha256(self, head: bytes, pieces: Iterable[bytes]) -> str:
+        """Hex checksum of the file: of its head and of the sha256 of each piece."""
+        return hashlib.sha256(head + b"".join(pieces)).hexdigest()
+
+
+def _mapped(path: Path, body: dict[str, Any], threads: int, *, fresh: bool = False) -> Frames:
     """The stored frames, verified against the record beside them.
 
-    Their checksum is not read again where this process has just written them.
+    Their checksum is not read again where this process has just had them written.
     """
     record_path = path.with_suffix(".json")
     if not record_path.exists():
@@ -252,17 +294,28 @@ def _mapped(path: Path, body: dict[str, Any], *, fresh: bool = False) -> Frames:
             raise Damaged(f"{path}: its record {record_path.name} is missing")
         raise FileNotFoundError(record_path)
     record = read_json(record_path)
-    starts, size, digest = (record.pop(key, None) for key in ("starts", "bytes", "values_sha256"))
+    stated = {key: record.pop(key, None) for key in ("starts", "mels", "piece", "values_sha256")}
+    digest = stated.pop("values_sha256")
     if record != body:
         raise Damaged(f"{record_path}: is the record of other features")
-    if not path.exists() or path.stat().st_size != size:
+    layout = _Layout(**stated)
+    if not path.exists() or path.stat().st_size != layout.size:
         found = f"{path.stat().st_size} bytes" if path.exists() else "nothing"
-        raise Damaged(f"{path}: {found} found, {size} bytes written")
-    if not fresh and (found := sha256_of(path)) != digest:
+        raise Damaged(f"{path}: {found} found, {layout.size} bytes written")
+    if not fresh and (found := _found(path, layout, threads)) != digest:
         raise Damaged(f"{path}: checksum {found[:12]} found, {digest[:12]} written")
     # Copy-on-write and not read-only, because torch warns at tensors that nobody may write.
     values = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    return Frames(values, torch.tensor(starts, dtype=torch.int64))
+    return Frames(values, torch.tensor(layout.starts, dtype=torch.int64))
+
+
+def _found(path: Path, layout: _Layout, threads: int) -> str:
+    """The checksum of what lies in a file, by threads."""
+    head = len(layout.head)
+    parts = [tuple(head + layout.bytes_to(clip) for clip in piece) for piece in layout.pieces]
+    work = in_order(functools.partial(_part, path), parts, hands=threads, apart=False)
+    with path.open("rb") as file, closing(work) as digests:
+        return layout.sha256(file.read(head), digests)
 
 
 def _compute(
@@ -276,20 +329,49 @@ def _compute(
     """Writes the array, and after it the record without which it does not count."""
     lengths = [_clip_length(clip, settings) for clip in clips]
     starts = [0, *accumulate(length // settings.hop + 1 for length in lengths)]
-    apart = threads > 1 and starts[-1] >= MANY
+    layout = _Layout(starts, settings.mels, PIECE)
+    head, pieces = layout.head, layout.pieces
+    apart = threads > 1 and (starts[-1] >= MANY or ready(threads))
     if not apart:  # threads that import torchaudio together find it half loaded
         _window_and_bands(settings, torch.device("cpu"), torch.float32)
-    values = functools.partial(_values, settings)
-    work = in_order(values, zip(clips, lengths, strict=True), hands=threads, apart=apart)
+    digests = []
     # The precision is the whole process's, so it is not left to the threads.
-    with whole_file(path) as file, _full_precision(), closing(work) as computed:
-        file.write(_npy_header(starts[-1], settings.mels))
-        for data in computed:
-            file.write(data)
-            if on_clip is not None:
-                on_clip(1)
-    stored = {"starts": starts, "bytes": path.stat().st_size, "values_sha256": file.sha256}
+    with whole_path(path) as temporary, _full_precision():
+        temporary.write_bytes(head)
+        asked = (
+            (len(head) + layout.bytes_to(first), clips[first:last], lengths[first:last])
+            for first, last in pieces
+        )
+        written = functools.partial(_written, settings, temporary)
+        with closing(in_order(written, asked, hands=threads, apart=apart)) as work:
+            for (first, last), digest in zip(pieces, work, strict=True):
+                digests.append(digest)
+                if on_clip is not None:
+                    on_clip(last - first)
+    stored = asdict(layout) | {"values_sha256": layout.sha256(head, digests)}
     write_json(path.with_suffix(".json"), body | stored)
+
+
+def _written(
+    settings: LogMel, path: Path, start: int, clips: Sequence["Clip"], lengths: Sequence[int]
+) -> bytes:
+    """Computes a piece and writes it where it begins in the file; gives its sha256."""
+    digest = hashlib.sha256()
+    with path.open("r+b", buffering=0) as file:
+        file.seek(start)
+        for clip, length in zip(clips, lengths, strict=True):
+            rest = _values(settings, clip, length).numpy().data.cast("B")
+            digest.update(rest)
+            while rest:  # a disk that is nearly full takes a part, and refuses the next
+                rest = rest[file.write(rest) :]
+    return digest.digest()
+
+
+def _part(path: Path, start: int, stop: int) -> bytes:
+    """The sha256 of what lies between two bytes of a file."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        return hashlib.sha256(file.read(stop - start)).digest()
 
 
 def _clip_length(clip: "Clip", settings: LogMel) -> int:
@@ -304,23 +386,16 @@ def _clip_length(clip: "Clip", settings: LogMel) -> int:
     return length
 
 
-def _values(settings: LogMel, clip: "Clip", length: int) -> bytes:
-    """The frames of a clip as they lie in the file: (frames, mels), float32."""
+def _values(settings: LogMel, clip: "Clip", length: int) -> Tensor:
+    """The frames of a clip as they lie in the file: shape (frames, mels), float32."""
     rate, resample = settings.sample_rate, settings.resample
     samples = read_wav(clip.path, sample_rate=rate, resample=resample, channel=clip.channel)
     if len(samples) != length:
         raise BadInput(f"{clip.path}: changed while it was being read; start again")
     values = log_mel(torch.from_numpy(samples)[None], settings).mT  # (1, frames, mels)
-    if not values.sum().isfinite():  # a tenth of the time that asking each takes
+    if not math.isfinite(values.sum()):  # a tenth of the time that asking each takes
         raise BadInput(
             f"{clip.path}: its features are not finite, because samples beyond full scale "
             "overflow; scale the recording to ±1"
         )
-    return values.contiguous().numpy().tobytes()
-
-
-def _npy_header(frames: int, mels: int) -> bytes:
-    header = io.BytesIO()
-    shape = {"descr": "<f4", "fortran_order": False, "shape": (frames, mels)}
-    np.lib.format.write_array_header_1_0(header, shape)
-    return header.getvalue()
+    return values[0].contiguous()

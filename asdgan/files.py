@@ -22,7 +22,6 @@ from typing import Any, BinaryIO
 
 from asdgan.errors import Damaged
 
-CHUNK = 1 << 20  # bytes
 SEALED = re.compile(rb'"sha256": "([0-9a-f]{64})"\n}\n')  # the end of a JSON file
 SEAL = len('"sha256": ""\n}\n') + 64  # bytes
 
@@ -56,19 +55,30 @@ def whole_file(path: Path) -> Iterator[WholeFile]:
     Raises:
         OSError: The disk refused, or is full.
     """
+    with whole_path(path) as temporary, temporary.open("wb") as file:
+        yield WholeFile(file)
+
+
+@contextmanager
+def whole_path(path: Path) -> Iterator[Path]:
+    """As `whole_file`, for those who write by themselves: an empty file to be filled.
+
+    Raises:
+        OSError: As for `whole_file`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".part", dir=path.parent
-    )
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield WholeFile(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600, which a colleague could not read
-        os.replace(temporary, path)
+        try:
+            yield temporary
+            os.fsync(descriptor)  # whoever wrote: it is the file that reaches the disk
+        finally:
+            os.close(descriptor)
+        temporary.chmod(0o644)  # mkstemp gives 0600, which a colleague could not read
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -120,12 +130,9 @@ def write_whole(path: Path, data: bytes) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's content, read in pieces."""
-    digest = hashlib.sha256()
+    """Hex sha256 of a file's content."""
     with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical(body: Any) -> bytes:  # noqa: ANN401 - any JSON value

@@ -3,23 +3,27 @@
 Threads that take turns at the interpreter every few microseconds hinder one another; processes
 take seconds to start. Those here run `python -m asdgan.hands`, so nothing of the program that
 asks is loaded twice: not a notebook, nor a script without a guard. Each is told its pieces through
-a socket, and ends with the one that asks, however that one died (see `life`).
+a socket, waits a while for those of the next work, and ends with the one that asks, however that
+one died (see `life`).
 """
 
+import operator
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from asdgan.errors import BadInput
 from asdgan.life import end_with
@@ -28,18 +32,21 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 # By default glibc gives freed arrays of megabytes back to the system and asks for them again, page
 # by page, which takes as long as the work on them. Other C libraries do not know these names.
 KEPT = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(32 << 20))  # bytes
+Answer = TypeVar("Answer")
+IDLE = 10.0  # seconds after which processes without work end; they hold 160 MB each
 
 
 def in_order(
-    function: Callable[..., bytes], pieces: Iterable[tuple[Any, ...]], *, hands: int, apart: bool
-) -> Generator[bytes]:
+    function: Callable[..., Answer], pieces: Iterable[tuple[Any, ...]], *, hands: int, apart: bool
+) -> Generator[Answer]:
     """What a function gives for each piece, in their order; no more in memory than a few.
 
     Each piece is one thread's work: torch's own threads share out single operations, which are
     too small for that, and would round as many ways as there are threads.
 
     Args:
-        function: A module's own, or a partial of one, so that another process can find it.
+        function: A module's own, or a partial of one, so that another process can find it. Where
+            it computes with torch, torch is imported already.
         pieces: Its arguments.
         hands: That work at once; how many does not change what comes out.
         apart: Whether these are processes or threads.
@@ -51,25 +58,49 @@ def in_order(
     with ExitStack() as ends:
         if apart:
             pool = ThreadPoolExecutor(hands)  # each waits for one process
+        elif (torch := sys.modules.get("torch")) is None:
+            pool = ThreadPoolExecutor(hands)
         else:
-            import torch
-
             # for threads that begin later, as the pool's do
             ends.callback(torch.set_num_threads, torch.get_num_threads())
             pool = ThreadPoolExecutor(hands, initializer=torch.set_num_threads, initargs=(1,))
         ends.callback(pool.shutdown, cancel_futures=True)
-        if apart:
-            crew = _Crew()
-            ends.callback(crew.end)  # before the pool's end, so that no thread waits for an answer
-            crew.start(function, hands)
-            function = crew.ask
-        pending: deque[Future[bytes]] = deque()
+        # left before the pool is, so that no thread of it waits for an answer that never comes
+        ask = ends.enter_context(_crew(hands)).ask if apart else operator.call
+        pending: deque[Future[Any]] = deque()
         for piece in pieces:
-            pending.append(pool.submit(function, *piece))
+            pending.append(pool.submit(ask, function, *piece))
             if len(pending) > 2 * hands:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def ready(hands: int) -> bool:
+    """Whether so many processes wait for work, and would begin at once."""
+    return _REST.holds(hands)
+
+
+def dismiss() -> None:
+    """Ends the processes that wait for work, if any do."""
+    if (crew := _REST.take()) is not None:
+        crew.end()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, a container's limit included."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        limit = int(quota) // int(period)
+    except (OSError, ValueError):  # no such file, or `max`
+        limit = found
+    return max(1, min(found or 1, limit or 1))
+
+
+def helpful() -> int:
+    """How many hands help where files are read and written; more hold one another up."""
+    return min(usable_cores(), 16)
 
 
 def surroundings(threads: int, first: str | None = None) -> dict[str, str]:
@@ -94,7 +125,11 @@ class _Crew:
         self._held: list[Connection] = []  # their lives hang on them
         self._idle: SimpleQueue[tuple[subprocess.Popen[bytes], Connection]] = SimpleQueue()
 
-    def start(self, function: Callable[..., bytes], count: int) -> None:
+    def __len__(self) -> int:
+        """How many there are that run."""
+        return sum(process.poll() is None for process in self._processes)
+
+    def start(self, count: int) -> None:
         for _ in range(count):
             ours, theirs = Pipe()
             life, held = Pipe(duplex=False)
@@ -111,14 +146,12 @@ class _Crew:
             self._held.append(held)
             theirs.close()  # so that this end tells when the process is gone
             life.close()
-            with suppress(ConnectionError):  # ended already: whoever asks it is told
-                ours.send(function)
             self._idle.put((process, ours))
 
-    def ask(self, *piece: Any) -> bytes:  # noqa: ANN401 - the function's own
+    def ask(self, function: Callable[..., Any], *piece: Any) -> Any:  # noqa: ANN401 - the function's own
         process, link = hand = self._idle.get()
         try:
-            link.send(piece)
+            link.send((function, piece))
             answer = link.recv()
         except (EOFError, ConnectionError):
             raise BadInput(
@@ -138,6 +171,65 @@ class _Crew:
             process.wait()
 
 
+class _Rest:
+    """Where at most one crew waits for work, and ends when none comes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: tuple[_Crew, threading.Timer] | None = None
+
+    def holds(self, count: int) -> bool:
+        with self._lock:
+            return self._held is not None and len(self._held[0]) == count
+
+    def take(self) -> _Crew | None:
+        with self._lock:
+            held, self._held = self._held, None
+        if held is None:
+            return None
+        crew, timer = held
+        timer.cancel()
+        return crew
+
+    def give(self, crew: _Crew) -> None:
+        timer = threading.Timer(IDLE, self._expire, [crew])
+        timer.daemon = True
+        with self._lock:
+            before, self._held = self._held, (crew, timer)
+        timer.start()
+        if before is not None:  # of another thread that had work meanwhile
+            before[1].cancel()
+            before[0].end()
+
+    def _expire(self, crew: _Crew) -> None:
+        with self._lock:
+            if self._held is None or self._held[0] is not crew:
+                return
+            self._held = None
+        crew.end()
+
+
+_REST = _Rest()
+
+
+@contextmanager
+def _crew(count: int) -> Iterator[_Crew]:
+    """Processes that waited, or new ones; they wait again after work that went well."""
+    crew = _REST.take()
+    if crew is not None and len(crew) != count:
+        crew.end()
+        crew = None
+    crew = _Crew() if crew is None else crew
+    try:
+        if not len(crew):
+            crew.start(count)
+        yield crew
+    except BaseException:
+        crew.end()
+        raise
+    _REST.give(crew)
+
+
 def _ending(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed (SIGKILL), as the system does where memory runs out"
@@ -145,7 +237,7 @@ def _ending(code: int) -> str:
 
 
 def main() -> None:
-    """Calls the function that comes first with all the arguments that come after it."""
+    """Calls one function after the other with its arguments, as they come."""
     # A scheduler's signals go to every process; the one that asks knows what to do with them.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -153,12 +245,11 @@ def main() -> None:
     end_with(life)
     link = Connection(talk)
     with suppress(EOFError, ConnectionError):
-        function = link.recv()
         while True:
-            link.send(_answer(function, link.recv()))
+            link.send(_answer(*link.recv()))
 
 
-def _answer(function: Callable[..., bytes], piece: tuple[Any, ...]) -> bytes | Exception:
+def _answer(function: Callable[..., Any], piece: tuple[Any, ...]) -> Any:  # noqa: ANN401
     try:
         return function(*piece)
     except Exception as error:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from asdgan import clips, demo, odd, sieve
 from asdgan.audio import wav_length
 from asdgan.errors import BadInput
 from asdgan.files import canonical
+from asdgan.hands import helpful
 from asdgan.logmel import LogMel
 from asdgan.sieve import LeftOut
 from asdgan.terminal import printable
@@ -277,14 +277,9 @@ def test_stride(config: DictConfig) -> int:
     return config.windows.get("test_stride") or config.windows.stride
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
 def _threads(config: DictConfig) -> int:
-    """Threads that compute features; beyond some, reading and writing hold them up."""
-    return min(usable_cores(), 16) if config.trainer.threads == "auto" else config.trainer.threads
+    """Threads that compute features."""
+    return helpful() if config.trainer.threads == "auto" else config.trainer.threads
 
 
 def uncounted(what: str, count: int) -> Advance:

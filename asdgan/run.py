@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from asdgan import ensemble, job, ledger, material, metrics, settings, terminal
 from asdgan.errors import BadInput
+from asdgan.hands import usable_cores
 from asdgan.job import Kept
 from asdgan.sweep import drive, elsewhere, grid
 from asdgan.threshold import training_scores, usual_threshold
@@ -86,7 +87,7 @@ def _point(
     """The result of a point, read back or trained; None where it has none, which is said."""
     import torch
 
-    torch.set_num_threads(job.threads_of(config, 1, material.usable_cores()))
+    torch.set_num_threads(job.threads_of(config, 1, usable_cores()))
     outputs = Path(config.outputs)
     heard = material.listen(config, root, machine_type, counter)
     point = job.alone(config, heard)

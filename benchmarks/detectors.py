@@ -39,12 +39,13 @@ class Measured:
         import torch
 
         from asdgan import job, material, settings
+        from asdgan.hands import usable_cores
         from asdgan.windows import WindowData, held_out
 
         self.config = settings.compose([f"model={name}", *PLANT, f"outputs={asked.outputs}"])
         root = material.root_of(self.config, material.uncounted)
         heard = material.listen(self.config, root, "fan", material.uncounted)
-        self.threads = job.threads_of(self.config, 1, material.usable_cores())
+        self.threads = job.threads_of(self.config, 1, usable_cores())
         if asked.threads != "auto":
             self.threads = int(asked.threads)
         torch.set_num_threads(self.threads)

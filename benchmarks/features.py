@@ -38,9 +38,10 @@ import torch
 
 from asdgan import clips as tables
 from asdgan import features as log_mels
-from asdgan import material, settings
+from asdgan import hands, settings
 from asdgan.audio import import_torchaudio, read_wav
 from asdgan.features import LogMel, log_mel, stored_frames
+from asdgan.hands import usable_cores
 from asdgan.windows import Windows
 
 RATE, SECONDS, FILES = 16_000, 10, 200
@@ -170,7 +171,7 @@ def streamed(folder, part):
     middle = time.perf_counter()
     frames = stored_frames(
         table, LogMel(**chosen.features), store=store, data=data,
-        threads=material.usable_cores(), on_clip=on_clip,
+        threads=usable_cores(), on_clip=on_clip,
     )  # fmt: skip
     spent = time.perf_counter() - middle
     said |= {"frames_s": round(spent, 1), "clips/s": round(len(table) / spent)}
@@ -183,6 +184,7 @@ def streamed(folder, part):
         said |= {"gather_s": round(spent, 1), "gathered clips/s": round(len(table) / spent)}
     whole = time.perf_counter() - began
     said |= {"seconds": round(whole, 1), "whole clips/s": round(len(table) / whole)}
+    hands.dismiss()  # so that what they took is counted
     theirs = resource.getrusage(resource.RUSAGE_CHILDREN)
     said["processor_s"] = round(time.process_time(), 1)  # imports included
     said["processor_s, started"] = round(theirs.ru_utime + theirs.ru_stime, 1)
@@ -202,7 +204,7 @@ def main():
     if chosen.part:
         return streamed(chosen.folder, chosen.part)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
-        folder, cores = Path(name), material.usable_cores()
+        folder, cores = Path(name), usable_cores()
         paths = noise(folder / "noise")
         if chosen.rounds:
             print(json.dumps(compared(paths, folder, chosen.rounds, cores)), flush=True)

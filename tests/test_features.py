@@ -19,7 +19,7 @@ import soundfile
 import torch
 import yaml
 
-from asdgan import features
+from asdgan import features, hands
 from asdgan.audio import read_wav
 from asdgan.clips import Clip
 from asdgan.errors import BadInput
@@ -54,7 +54,8 @@ def clips(tmp_path: Path) -> list[Clip]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setattr(features, "PIECE", 20)  # of these clips two, so that threads share them
     return tmp_path / "store"
 
 
@@ -238,10 +239,26 @@ def test_the_store_is_three_files_named_by_type_split_and_key(clips, store):
     assert names == [f"fan-train-{key}.{kind}" for kind in ("json", "lock", "npy")]
 
 
-def test_progress_counts_every_clip_once(clips, store):
+@pytest.mark.parametrize(("piece", "count"), [(1, len(LENGTHS)), (features.PIECE, 1)])
+def test_progress_counts_every_clip_once(clips, store, monkeypatch, piece, count):
+    monkeypatch.setattr(features, "PIECE", piece)
     counts: list[int] = []
     frames(clips, store, on_clip=counts.append)
-    assert counts == [1] * len(LENGTHS)
+    assert sum(counts) == len(LENGTHS)
+    assert len(counts) == count
+
+
+@pytest.mark.parametrize("piece", [1, 20, features.PIECE])
+def test_pieces_of_any_size_are_one_file(clips, store, tmp_path, monkeypatch, piece):
+    whole = frames(clips, tmp_path / "whole").values.clone()
+    monkeypatch.setattr(features, "PIECE", piece)
+    frames(clips, store)
+    monkeypatch.undo()  # what is stored says itself how it is divided
+    assert torch.equal(frames(clips, store, on_clip=pytest.fail).values, whole)
+    stored, direct = (
+        next(place.glob("*.npy")).read_bytes() for place in (store, tmp_path / "whole")
+    )
+    assert stored == direct
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5])
@@ -357,8 +374,14 @@ def test_eight_processes_at_once_are_one_computation(clips, store, tmp_path):
 
 
 def test_processes_compute_the_bits_that_threads_do(clips, store, monkeypatch):
+    hands.dismiss()
     monkeypatch.setattr(features, "MANY", 1)
-    assert torch.equal(frames(clips, store).values, torch.cat([expected(clip) for clip in clips]))
+    whole = torch.cat([expected(clip) for clip in clips])
+    assert torch.equal(frames(clips, store).values, whole)
+    monkeypatch.undo()
+    assert hands.ready(2)  # and so they compute a small set too
+    assert torch.equal(frames(clips, store, data="e").values, whole)
+    hands.dismiss()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -370,7 +393,8 @@ def test_how_many_threads_compute_changes_no_bit(clips, store, threads):
 def test_threads_of_a_fresh_process_load_what_they_need_once(clips, store):
     code = (
         "import sys, test_features as t; from pathlib import Path;"
-        "clips = t.write_clips(Path(sys.argv[1])); t.frames(clips, Path(sys.argv[2]), threads=4)"
+        "t.features.PIECE = 1; clips = t.write_clips(Path(sys.argv[1]));"
+        "t.frames(clips, Path(sys.argv[2]), threads=4)"
     )
     command = [sys.executable, "-c", code, str(clips[0].path.parents[3]), str(store)]
     subprocess.run(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from asdgan import hands
 from asdgan.audio import require_file
 from asdgan.errors import BadInput
 from asdgan.hands import in_order
@@ -40,13 +41,56 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.fixture
+def rested():
+    """No process waits for work, before or after."""
+    hands.dismiss()
+    yield
+    hands.dismiss()
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_answers_come_in_the_order_of_the_pieces(apart):
-    before = children(os.getpid())
     sizes = [300_000, *range(50)]  # the first takes longest
     found = list(in_order(bytes, ((size,) for size in sizes), hands=3, apart=apart))
     assert found == [bytes(size) for size in sizes]
+
+
+def test_processes_wait_for_more_work_and_end_where_none_comes(rested, monkeypatch):
+    monkeypatch.setattr(hands, "IDLE", 0.5)
+    before = children(os.getpid())
+    began = [set(in_order(os.getpid, [()] * 20, hands=2, apart=True)) for _ in range(2)]
+    assert hands.ready(2)
+    assert not hands.ready(3)
+    assert children(os.getpid()) - before == began[0] | began[1]
+    assert len(began[0] | began[1]) == 2
+    assert set(in_order(os.getpid, [()] * 20, hands=3, apart=True)).isdisjoint(began[0])
+    until = time.monotonic() + 30
+    while children(os.getpid()) != before and time.monotonic() < until:
+        time.sleep(0.05)
     assert children(os.getpid()) == before
+    assert not hands.ready(3)
+
+
+def test_work_that_failed_leaves_no_process(rested):
+    before = children(os.getpid())
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(divmod, [(1, 0)], hands=2, apart=True))
+    in_order(bytes, [(1,)] * 99, hands=2, apart=True).close()
+    assert children(os.getpid()) == before
+
+
+def test_a_process_that_ended_while_it_waited_is_made_anew(rested):
+    [found] = in_order(os.getpid, [()], hands=1, apart=True)
+    os.kill(found, signal.SIGKILL)
+    until = time.monotonic() + 30
+    while hands.ready(1) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert [*in_order(os.getpid, [()], hands=1, apart=True)] != [found]
+
+
+def test_there_is_a_usable_core():
+    assert hands.usable_cores() >= 1
 
 
 @pytest.mark.parametrize("apart", [False, True])

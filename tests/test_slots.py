@@ -90,7 +90,3 @@ def test_a_driver_that_does_not_answer_is_no_gpu_and_says_so(machine, caplog):
 def test_less_than_one_slot_is_refused(gpu, cpu):
     with pytest.raises(ValueError, match="at least one of each is needed"):
         slots.slots(gpu, cpu)
-
-
-def test_there_is_a_usable_core():
-    assert slots.usable_cores() >= 1

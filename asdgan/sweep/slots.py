@@ -8,7 +8,8 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
+
+from asdgan.hands import usable_cores
 
 DEVICE = re.compile(r"(?:GPU (?P<index>\d+)|\s+MIG)\b.*\(UUID: (?P<uuid>[^)]+)\)")
 ASKING_SECONDS = 60  # a driver that is loaded for the first time takes its time
@@ -58,17 +59,6 @@ def slots(jobs_per_gpu: int, cpu_slots: int | None, *, gpus: bool = True) -> lis
     return [
         Slot(gpu, max(1, min(fair + (number < more), most))) for number, gpu in enumerate(places)
     ]
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, a container's limit included."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        limit = int(quota) // int(period)
-    except (OSError, ValueError):  # no such file, or `max`
-        limit = found
-    return max(1, min(found or 1, limit or 1))
 
 
 def _gpus() -> list[str]:
