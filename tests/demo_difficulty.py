@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from asdgan import demo, ledger
+from asdgan import ledger, machines
 
 LOW, HIGH = 0.60, 0.98
 
@@ -65,7 +65,7 @@ def main() -> int:
         for seed in asked.seeds:
             train(plant, seed, outputs)
         rows = rows_of(outputs, asked.seeds)
-        for machine_type in demo.SECTIONS:
+        for machine_type in machines.SECTIONS:
             of_type = [rows[machine_type, seed] for seed in asked.seeds]
             aucs = [row["auc"] for row in of_type]
             paucs = [row["pauc"] for row in of_type]

@@ -11,7 +11,7 @@ import soundfile
 from omegaconf import OmegaConf
 from sklearn.metrics import roc_auc_score
 
-from asdgan import clips, demo
+from asdgan import clips, demo, machines
 from asdgan.errors import BadInput
 from asdgan.files import read_json
 
@@ -72,7 +72,7 @@ def test_names_are_those_of_dcase_2020(plant):
 
 def test_the_release_reader_finds_every_clip(plant):
     types = clips.machine_types(plant, "demo")
-    assert set(types) == set(demo.SECTIONS)
+    assert set(types) == set(machines.SECTIONS)
     found = sum(len(clips.clip_table(plant, "demo", one)) for one in types)
     assert found == demo.count(SMALL) == len(wavs(plant))
 
@@ -157,36 +157,36 @@ def test_ten_and_ten_point_nought_seconds_are_one_plant():
 def test_more_clips_leave_the_first_ones_as_they_were():
     few, many = replace(SMALL, test_clips=1), replace(SMALL, test_clips=3)
     clip = next(one for one in demo._plan(few) if one.label == "anomaly")
-    ours, theirs = (demo._sound(each, clip, faulty=True) for each in (few, many))
+    ours, theirs = (demo.sound_of(each, clip, faulty=True) for each in (few, many))
     assert np.array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("machine_type", demo.SECTIONS)
+@pytest.mark.parametrize("machine_type", machines.SECTIONS)
 def test_a_fault_changes_the_sound_and_not_the_moment_beneath(machine_type):
     full, planned = moments(machine_type)
-    for clip in planned[: len(demo.FAULTS[machine_type])]:
-        harmed, unharmed = (demo._sound(full, clip, faulty=faulty) for faulty in (True, False))
+    for clip in planned[: len(machines.FAULTS[machine_type])]:
+        harmed, unharmed = (demo.sound_of(full, clip, faulty=faulty) for faulty in (True, False))
         change = np.std(harmed - unharmed) / np.std(unharmed)
         assert 0.005 < change < 1.0
         assert np.corrcoef(harmed, unharmed)[0, 1] > 0.6
 
 
-@pytest.mark.parametrize("machine_type", demo.SECTIONS)
+@pytest.mark.parametrize("machine_type", machines.SECTIONS)
 def test_loudness_does_not_tell_normal_from_anomaly(machine_type):
     areas = []
     full, harmed = moments(machine_type)
     _, normal = moments(machine_type, "normal")
     for section in range(3):
         own = [one for one in normal + harmed if one.section == section]
-        level = [np.std(demo._sound(full, one, faulty=one.label == "anomaly")) for one in own]
+        level = [np.std(demo.sound_of(full, one, faulty=one.label == "anomaly")) for one in own]
         areas.append(roc_auc_score([one.label == "anomaly" for one in own], level))
     assert 0.3 < np.mean(areas) < 0.7
 
 
 def test_every_fault_is_described():
-    assert demo.PLANTED.keys() == demo.FAULTS.keys() == demo.SECTIONS.keys()
-    for machine_type, faults in demo.FAULTS.items():
-        assert all(f"{kind.capitalize()}:" in demo.PLANTED[machine_type] for kind in faults)
+    assert machines.PLANTED.keys() == machines.FAULTS.keys() == machines.SECTIONS.keys()
+    for machine_type, faults in machines.FAULTS.items():
+        assert all(f"{kind.capitalize()}:" in machines.PLANTED[machine_type] for kind in faults)
 
 
 def test_the_config_makes_a_plant_of_414_clips(request):

@@ -49,7 +49,7 @@ LIGHT = [
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
 DATA = ["releases", "folders", "labels", "clips", "audio", "hands", "features", "windows"]
-DATA += ["demo", "download", "archives", "fetch", "audit", "known", "odd", "sieve"]
+DATA += ["demo", "machines", "download", "archives", "fetch", "audit", "known", "odd", "sieve"]
 # Who must not import whom, directly or through others; rooms that do not exist yet may be named.
 FORBIDDEN = {
     "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
