@@ -18,6 +18,7 @@ from rich.text import Text
 from asdgan import compare, halves, intervals, ledger, metrics, points, ranking, selection
 from asdgan.choice import Source
 from asdgan.errors import BadInput
+from asdgan.failure import Failure, failures_in
 from asdgan.files import as_csv, write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(
     results: Iterable[ledger.Result],
-    failures: Iterable[ledger.Failure] = (),
+    failures: Iterable[Failure] = (),
     *,
     by: str = "settings",
     sort: str = "auc",
@@ -218,7 +219,7 @@ def _board(chosen: argparse.Namespace) -> None:
         _compare(chosen, source, wanted)
         return
     # Failures first: a point that is mended meanwhile has a result, and is no failure.
-    failures, refused = ledger.failures(folder)
+    failures, refused = failures_in(folder)
     done = show(
         _results(folder, refused),
         failures,

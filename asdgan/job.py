@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 import asdgan
 from asdgan import again, health, ledger, metrics, settings, stages
 from asdgan.errors import BadInput, Stopped
+from asdgan.failure import write_failure
 from asdgan.logmel import LogMel
 from asdgan.material import Material
 from asdgan.stack import Stack
@@ -523,7 +524,7 @@ def _mark_dead(
             if (wanted is None or name in wanted) and ledger.find(folder, name) is None
         }
         if missing:
-            ledger.write_failure(
+            write_failure(
                 folder,
                 signatures=list(missing.values()),
                 kind="nan",

@@ -4,9 +4,6 @@ A result is what one training gave at one number of epochs: `epochs_00010.json` 
 point, and beside it the clip scores, the weights where they are kept, and the config that made
 them. The JSON holds the sha256 of each of them and of itself, and is written last: where it
 stands, the result is whole. Listing reads the JSON files only.
-
-A failure is a record of its own, `failure_<signature>.json`, never a result: which points have
-none, of what kind the end was, and one line of reason.
 """
 
 import fcntl
@@ -31,18 +28,6 @@ FORMAT = 2  # of the JSON file; raised when its keys change their meaning
 RESULT = re.compile(r"epochs_[0-9]{5,}\.json")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a path would lead out of the folder
 SIGNATURE = re.compile(r"[0-9a-f]{16}")
-FAILURE = re.compile(r"failure_[0-9a-f]{16}\.json")
-FAILURE_TEXTS = ("kind", "reason", "model", "machine_type")
-KINDS = {
-    "nan": "losses were not finite",
-    "raised": "an exception",
-    "exit": "the process ended by itself",
-    "killed": "a signal ended the process",
-    "memory": "out of memory, of the machine or of the GPU",
-    "hung": "no sign of life for longer than sweep.timeout",
-    "lost": "the machine or the scheduler lost the job",
-    "member": "a member of the ensemble has no result",
-}
 ROW = {
     "signature": str,
     "model": str,
@@ -94,29 +79,6 @@ class Result:
             }
             for own in self.own
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Points that a job could not finish.
-
-    Attributes:
-        path: Of the record.
-        signatures: Of the points.
-        kind: One of `KINDS`.
-        reason: One line.
-        model: The detector's name.
-        machine_type: The points' own.
-        settings: Those of the first point, flat.
-    """
-
-    path: Path
-    signatures: tuple[str, ...]
-    kind: str
-    reason: str
-    model: str
-    machine_type: str
-    settings: dict[str, Any]
 
 
 def flatten(settings: Mapping[Any, Any]) -> dict[str, Any]:
@@ -338,7 +300,7 @@ def each(root: Path, verify: bool = False) -> Iterator[tuple[Path, Result | str]
         root: As for `read_all`.
         verify: As for `read_all`.
     """
-    for path in _paths(root):
+    for path in paths(root):
         try:
             result = read(path) if verify else _listed(path)
             if missing := [name for name in result.files if not (path.parent / name).is_file()]:
@@ -372,7 +334,7 @@ def find(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
     Returns:
         The path of its JSON and the point's row; None where there is none.
     """
-    for path in _paths(root):
+    for path in paths(root):
         try:
             if signature.encode() not in path.read_bytes():
                 continue
@@ -384,92 +346,13 @@ def find(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def write_failure(
-    folder: Path,
-    *,
-    signatures: Sequence[str],
-    kind: str,
-    reason: str,
-    model: str,
-    machine_type: str,
-    settings: Mapping[str, Any],
-    losses: Mapping[str, Any] | None = None,
-) -> Path:
-    """Stores why points have no result; a record of the same first point is replaced.
-
-    Args:
-        folder: Of the points' results; made as needed.
-        signatures: Of the points, at least one.
-        kind: One of `KINDS`.
-        reason: Its lines become one.
-        model: The detector's name.
-        machine_type: The points' own.
-        settings: Those of the first point, flat.
-        losses: Per epoch, where there are any; what is not finite becomes None.
-
-    Raises:
-        ValueError: An unknown kind, or no signature.
-        OSError: The disk refused, or is full.
-    """
-    if kind not in KINDS or not signatures:
-        raise ValueError(f"failure of kind {kind!r} with {len(signatures)} signatures")
-    path = folder / f"failure_{signatures[0]}.json"
-    body = {
-        "format": FORMAT,
-        "signatures": list(signatures),
-        "kind": kind,
-        "reason": " ".join(reason.split()),
-        "model": model,
-        "machine_type": machine_type,
-        "settings": dict(settings),
-    }
-    if losses is not None:
-        body["losses"] = _finite(losses)
-    write_json(path, body)
-    return path
-
-
-def failures(root: Path) -> tuple[list[Failure], list[tuple[Path, str]]]:
-    """Every failure below `root`, sorted by path, and the files that are not one, with the reason.
-
-    A point that failed and was run again has a result too: the result counts.
-    """
-    found, refused = [], []
-    for path in _paths(root, FAILURE):
-        try:
-            body = read_json(path)
-            if body.get("format") != FORMAT or not _is_failure(body):
-                raise Damaged(f"{path}: not a failure of format {FORMAT}")
-            found.append(
-                Failure(
-                    path,
-                    tuple(body["signatures"]),
-                    **{name: body[name] for name in FAILURE_TEXTS},
-                    settings=body["settings"],
-                )
-            )
-        except (Damaged, OSError) as error:
-            refused.append((path, str(error).removeprefix(f"{path}: ")))
-    return found, refused
-
-
-def _is_failure(body: Mapping[str, Any]) -> bool:
-    signatures = body.get("signatures")
-    return (
-        isinstance(signatures, list)
-        and all(isinstance(one, str) and SIGNATURE.fullmatch(one) for one in signatures)
-        and all(isinstance(body.get(name), str) for name in FAILURE_TEXTS)
-        and isinstance(body.get("settings"), dict)
-    )
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """The value with None for every number that JSON cannot say."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def paths(root: Path, kind: re.Pattern[str] = RESULT) -> list[Path]:
+    """The files below a folder with names of a kind, sorted; what is hidden is passed over."""
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if kind.fullmatch(name)]
+    return sorted(found)
 
 
 def _listed(path: Path) -> Result:
@@ -597,14 +480,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _paths(root: Path, kind: re.Pattern[str] = RESULT) -> list[Path]:
-    found = []
-    for folder, below, names in os.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if kind.fullmatch(name)]
-    return sorted(found)
 
 
 def _by_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from asdgan import ledger
 from asdgan.errors import BadInput, Damaged
+from asdgan.failure import Failure
 from asdgan.files import read_json
 
 OUTPUTS = Path("outputs")
@@ -208,7 +209,7 @@ def gather(
 
 
 def lacking(
-    failures: Iterable[ledger.Failure],
+    failures: Iterable[Failure],
     done: Collection[str],
     *,
     where: Sequence[str] = (),

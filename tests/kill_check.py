@@ -35,6 +35,7 @@ from processes import GONE_SECONDS, descendants, is_alive, kill
 
 from asdgan import ledger
 from asdgan.errors import Damaged
+from asdgan.failure import failures_in
 from asdgan.files import read_json, sha256_of
 
 DOOMED = 3  # of the jobs of each plan, the one that raises
@@ -93,7 +94,7 @@ def look(folder, known):
         for path, digest in files.items():
             if not path.exists() or sha256_of(path) != digest:
                 complaints.append(f"{path} was {'changed' if path.exists() else 'lost'}")
-    complaints += [f"{path}: {reason}" for path, reason in ledger.failures(folder / "runs")[1]]
+    complaints += [f"{path}: {reason}" for path, reason in failures_in(folder / "runs")[1]]
     try:
         read_json(folder / "sweeps" / "light" / "plan.json")
     except (Damaged, FileNotFoundError) as error:
@@ -150,7 +151,7 @@ def sweep(folder, jobs, slots, most):
         "amid": amid,
         "known": len(known),
         "again": again,
-        "failures": len(ledger.failures(folder / "runs")[0]),
+        "failures": len(failures_in(folder / "runs")[0]),
         "halves": len(seen),
         "slowest": slowest,
         "complaints": complaints,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from asdgan import board, ledger
+from asdgan.failure import failures_in, write_failure
 from asdgan.files import write_json
 
 SCORES = {
@@ -357,7 +358,7 @@ def test_by_best_keeps_a_small_sample_apart_from_the_full_data(tmp_path, show):
 
 def fail(root, *names, kind="nan", reason="losses were not finite", **other):
     said = {"model": "ganomaly", "machine_type": "fan", "settings": {"lr": 0.1}, **other}
-    return ledger.write_failure(
+    return write_failure(
         root / "runs" / names[0], signatures=names, kind=kind, reason=reason, **said
     )
 
@@ -470,7 +471,7 @@ def test_show_prints_results_that_were_read_already(tmp_path, capsys):
     add(tmp_path, 0.8)
     results, _ = ledger.read_all(tmp_path)
     fail(tmp_path, "1" * 16)
-    failures, _ = ledger.failures(tmp_path)
+    failures, _ = failures_in(tmp_path)
     wanted = {"1" * 16, *(row["signature"] for one in results for row in one.rows)}
     assert board.show(results, failures, wanted=wanted) == 1
     text = capsys.readouterr().out

@@ -13,6 +13,7 @@ from shrunk import SMALLER
 from asdgan import board, ensemble, ledger, run, score, settings, submission
 from asdgan.choice import Stored
 from asdgan.errors import BadInput
+from asdgan.failure import failures_in
 from asdgan.models.gmade_ensemble import GmadeEnsemble
 from asdgan.sweep import drive, plan, planned
 from asdgan.threshold import usual_threshold
@@ -328,7 +329,7 @@ def test_a_member_that_fails_is_named_by_its_ensembles_and_the_others_go_on(
     copied(swept, tmp_path, "*ensemble*", doomed.folder)
     assert sweep(tmp_path, *FOUR, launch=fail) == 1
     assert {row["seed"] for row in ensembles(tmp_path)} == {0}
-    failed = ledger.failures(tmp_path / "runs")[0]
+    failed = failures_in(tmp_path / "runs")[0]
     assert sorted(one.kind for one in failed) == ["killed", "member", "member"]
     said = r"its member id_classifier \(point [0-9a-f]{16}\) has no result: killed: planted"
     assert all(re.fullmatch(said, one.reason) for one in failed if one.kind == "member")
@@ -343,7 +344,7 @@ def test_an_ensemble_that_cannot_be_put_together_fails_alone(swept, tmp_path):
     run.run(settings.compose(["model=id_classifier", *typed]))
     assert sweep(tmp_path, "seed=0,2") == 1
     assert [row["seed"] for row in ensembles(tmp_path)] == [0]
-    (failed,) = ledger.failures(tmp_path / "runs")[0]
+    (failed,) = failures_in(tmp_path / "runs")[0]
     assert failed.kind == "raised"
     assert "remove that result, and the same command makes it anew" in failed.reason
 

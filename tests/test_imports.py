@@ -24,6 +24,7 @@ LIGHT = [
     "asdgan.material",
     "asdgan.data",
     "asdgan.ledger",
+    "asdgan.failure",
     "asdgan.health",
     "asdgan.published",
     "asdgan.sheets",

@@ -19,6 +19,7 @@ from plants import PLANT, TINY
 from processes import are_gone, descendants, is_alive, kill, start, until
 
 from asdgan import ledger
+from asdgan.failure import failures_in
 from asdgan.sweep import drive, elsewhere, on_submitit, plan
 
 SMALL = ("model=ganomaly", "sweep.lanes=1", *PLANT, *TINY)
@@ -34,7 +35,7 @@ def rows(folder):
 
 
 def failed(folder):
-    found, refused = ledger.failures(folder / "runs")
+    found, refused = failures_in(folder / "runs")
     assert not refused
     return found
 

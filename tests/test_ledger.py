@@ -10,6 +10,7 @@ import pytest
 
 from asdgan import ledger
 from asdgan.errors import Damaged
+from asdgan.failure import failures_in, write_failure
 from asdgan.files import read_json, write_json
 from asdgan.ledger import find, flatten, read, read_all, read_scores, signature, write
 
@@ -352,7 +353,7 @@ def test_the_ledger_imports_nothing_heavy():
 
 
 def failed(folder, signatures=("0" * 16,), kind="raised", reason="ValueError: no\n  such  thing"):
-    return ledger.write_failure(
+    return write_failure(
         folder,
         signatures=signatures,
         kind=kind,
@@ -366,7 +367,7 @@ def failed(folder, signatures=("0" * 16,), kind="raised", reason="ValueError: no
 
 def test_a_failure_is_listed_with_its_reason_in_one_line_and_is_no_result(tmp_path):
     path = failed(tmp_path / "runs" / "a", ["0" * 16, "1" * 16])
-    found, refused = ledger.failures(tmp_path)
+    found, refused = failures_in(tmp_path)
     assert refused == []
     assert ledger.read_all(tmp_path) == ([], [])
     assert [one.path for one in found] == [path]
@@ -378,13 +379,13 @@ def test_a_failure_is_listed_with_its_reason_in_one_line_and_is_no_result(tmp_pa
 def test_a_second_failure_of_a_point_replaces_the_first(tmp_path):
     failed(tmp_path)
     failed(tmp_path, kind="killed", reason="signal 9")
-    assert [one.reason for one in ledger.failures(tmp_path)[0]] == ["signal 9"]
+    assert [one.reason for one in failures_in(tmp_path)[0]] == ["signal 9"]
 
 
 def test_a_damaged_failure_is_reported_and_left_out(tmp_path):
     path = failed(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"raised", b"killed"))
-    found, refused = ledger.failures(tmp_path)
+    found, refused = failures_in(tmp_path)
     assert found == []
     assert [one for one, _ in refused] == [path]
 

@@ -15,6 +15,7 @@ from processes import are_gone, descendants, kill, start
 
 from asdgan import ledger
 from asdgan.errors import BadInput
+from asdgan.failure import failures_in
 from asdgan.sweep import drive, local, plan
 
 FOUR = ("seed=0,1,2,3", "epochs=1", "sweep.lanes=1", "sweep.slots=2")
@@ -52,7 +53,7 @@ def seeds(folder):
 
 
 def failed(folder):
-    found, refused = ledger.failures(folder / "runs")
+    found, refused = failures_in(folder / "runs")
     assert not refused
     return found
 

@@ -15,6 +15,7 @@ from processes import start
 
 from asdgan import ledger, run, settings
 from asdgan.errors import BadInput, Stopped
+from asdgan.failure import failures_in
 from asdgan.sweep import drive, memory, plan, planned, worker
 
 GRID = ("model=ganomaly", "lr=1e-4,2e-4", "dropout=0.25", "seed=0,1,2,3", "epochs=1,2")
@@ -258,7 +259,7 @@ def test_a_lane_that_meets_nan_fails_alone(sweep, tmp_path, capsys):
     found = rows(tmp_path)
     assert {row["settings"]["lr"] for row in found.values()} == {1e-4}
     assert len(found) == 8
-    failed, _ = ledger.failures(tmp_path / "runs")
+    failed, _ = failures_in(tmp_path / "runs")
     assert {one.kind for one in failed} == {"nan"}
     assert {one.settings["lr"] for one in failed} == {1e30}
     assert "8 of 16 points done, 8 failed" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from hydra.plugins.launcher import Launcher
 
 from asdgan import board, ledger, terminal
 from asdgan.errors import BadInput
+from asdgan.failure import failures_in
 from asdgan.files import remove_remains
 from asdgan.sweep import grid as grids
 from asdgan.sweep import local, on_submitit, pace, prepare, rounds, together
@@ -265,7 +266,7 @@ def _count(number: int, what: str) -> str:
 
 def _show(name: str, points: Collection[str], outputs: Path) -> None:
     """The leaderboard of the sweep's points."""
-    failures, _ = ledger.failures(outputs / "runs")
+    failures, _ = failures_in(outputs / "runs")
     results = (found for _, found in ledger.each(outputs / "runs") if not isinstance(found, str))
     board.show(results, failures, wanted=points, top=SHOWN)
     terminal.console.print(f"all of it: python -m asdgan.board {name}")

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from asdgan import ensemble, ledger, settings
 from asdgan.ensemble import Ensemble
 from asdgan.errors import BadInput, Damaged
+from asdgan.failure import write_failure
 from asdgan.files import canonical, read_json, write_json
 from asdgan.stack import Stack
 from asdgan.sweep.grid import Grid, Part
@@ -426,7 +427,7 @@ def fail(path: Path, number: int, kind: str, reason: str) -> None:
         if name not in job.skip and ledger.find(folder, name) is None
     ]
     if missing:
-        ledger.write_failure(
+        write_failure(
             folder,
             signatures=[job.stack.signature(lane, epochs) for lane, epochs in missing],
             kind=kind,

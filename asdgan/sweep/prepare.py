@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asdgan import ledger, material, settings, terminal
 from asdgan.errors import BadInput
+from asdgan.failure import failures_in
 from asdgan.files import canonical
 from asdgan.sweep import plan as plans
 from asdgan.sweep import traits
@@ -50,7 +51,7 @@ def planned(grid: Grid, outputs: Path, slots: int, on_gpu: bool) -> Plan:
             done |= {own["signature"] for own in found.own}
     failed: set[str] = set()
     if grid.settings.retry == "never":
-        records, _ = ledger.failures(outputs / "runs")
+        records, _ = failures_in(outputs / "runs")
         failed = {name for record in records for name in record.signatures}
     told = traits_of(grid)
     return plans.make(

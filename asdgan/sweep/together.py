@@ -12,6 +12,7 @@ from pathlib import Path
 from asdgan import ensemble, ledger, terminal
 from asdgan.ensemble import Scored
 from asdgan.errors import BadInput
+from asdgan.failure import failures_in, write_failure
 from asdgan.files import remove_remains
 from asdgan.sweep.plan import Together
 from asdgan.sweep.search import Results
@@ -79,7 +80,7 @@ def _verdict(error: Exception) -> tuple[str, str]:
 def _mark(one: Together, runs: Path, kind: str, reason: str) -> str:
     """Leaves a record of a failure; gives what is to be said of it."""
     it = one.ensemble
-    ledger.write_failure(
+    write_failure(
         runs / it.folder,
         signatures=[it.signature],
         kind=kind,
@@ -93,5 +94,5 @@ def _mark(one: Together, runs: Path, kind: str, reason: str) -> str:
 
 def _whys(runs: Path) -> dict[str, str]:
     """Why points failed, by signature."""
-    found, _ = ledger.failures(runs)
+    found, _ = failures_in(runs)
     return {name: f"{one.kind}: {one.reason}" for one in found for name in one.signatures}

@@ -9,6 +9,7 @@ from typing import Any
 
 from asdgan import ledger, terminal
 from asdgan.errors import Damaged
+from asdgan.failure import Failure, failures_in
 from asdgan.sweep.plan import Job
 
 EVERY_SECONDS = 1.0
@@ -35,7 +36,7 @@ class Watch(threading.Thread):
         """Notes what to look for; `start` begins."""
         super().__init__(daemon=True)
         self.done: set[str] = set()
-        self.failed: dict[str, ledger.Failure] = {}
+        self.failed: dict[str, Failure] = {}
         self.best: dict[str, tuple[float, str]] = {}
         self._advance, self._say = advance, say
         self._began = time.time()
@@ -92,7 +93,7 @@ class Watch(threading.Thread):
         if not new:
             return
         self._seen |= new
-        for failure in ledger.failures(folder)[0]:
+        for failure in failures_in(folder)[0]:
             if failure.path in new:
                 self.failed |= dict.fromkeys(failure.signatures, failure)
                 self._say(

@@ -155,7 +155,7 @@ def main() -> int:
 
 
 def verdict(error: BaseException, module: str) -> tuple[str, str]:
-    """The kind of an ending (of `ledger.KINDS`, or `stopped`) and one line of reason.
+    """The kind of an ending (of `failure.KINDS`, or `stopped`) and one line of reason.
 
     Args:
         error: What the job raised.

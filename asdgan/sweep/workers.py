@@ -49,7 +49,7 @@ class Ended:
     Attributes:
         job: The one that was given.
         kind: None when it is done; `stopped` when it was asked to stop, which is no failure;
-            otherwise one of `ledger.KINDS`.
+            otherwise one of `failure.KINDS`.
         reason: One line; empty when it is done.
         seconds: From its start.
     """
