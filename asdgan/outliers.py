@@ -123,11 +123,13 @@ class Outliers(nn.Module):
         groups = [self._group(section) for section in sections]
         for group in sorted({*groups, *map(self._group, scored)}):
             if groups.count(group) < needed:
-                where = f"section {group!r}" if self.per == "section" else "all sections"
+                where, ways = "all sections", "train on more, or take fewer neighbours"
+                if self.per == "section":
+                    where = f"section {group!r}"
+                    ways = "train on more, take fewer neighbours, or model.outliers.per=pooled"
                 raise BadInput(
                     f"model.outliers compares clips with at least {needed} training clips, and "
-                    f"{where} has {groups.count(group)}; train on more, take fewer neighbours, "
-                    "or model.outliers.per=pooled"
+                    f"{where} has {groups.count(group)}; {ways}"
                 )
 
     def fit(self, embeddings: Tensor, sections: Sequence[str]) -> None:
