@@ -79,6 +79,17 @@ def test_a_target_in_a_list_is_found():
         settings.build(config)
 
 
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (settings.CONF / "tempo" / "quick").glob("*.yaml"))
+)
+def test_a_first_look_at_a_model_trains_less_of_it(name):
+    whole, short = (
+        settings.compose([f"model={name}", *more]) for more in ((), ("trainer=quick",))
+    )
+    assert short.epochs < whole.epochs
+    assert short.dataset == whole.dataset
+
+
 def test_paths_and_hardware_do_not_make_another_point():
     one = settings.compose(["model=ganomaly", *FOLDER])
     same = settings.compose(
