@@ -15,16 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from asdgan.errors import BadInput
 from asdgan.logmel import LogMel
-from asdgan.rules import RULES
+from asdgan.rules import Rule, stated
 from asdgan.shipped import CONF
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ LANE_AXES = (
     "seed", "lr", "beta1", "dropout", "init", "lambda_adv", "lambda_con", "lambda_lat",
 )  # fmt: skip
 
+# Where a composed config has its model's rules, and what the file of those for all is called.
+RULES = "rules"
 
 # What a stored config may build. A model is one of ours; nothing else is ever called.
 TARGETS = ("asdgan.lanes.adam",)
@@ -57,22 +60,15 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The settings of one run, composed; their values are not checked.
 
+    Beside them stand, below `rules`, those of the model for its own settings: `checked` holds the
+    values against them and takes them out, so that no run, plan or signature knows of them.
+
     Raises:
         BadInput: An unknown key or choice.
     """
     config = _composed(overrides)
     if any(override.lstrip().startswith("+") for override in overrides):
         _refuse_appended(config, overrides)
-    return config
-
-
-def checked(config: DictConfig) -> DictConfig:
-    """The settings themselves, after `check`.
-
-    Raises:
-        BadInput: As `check`.
-    """
-    check(config)
     return config
 
 
@@ -110,6 +106,8 @@ def parsed(typed: Iterable[str]) -> list[Override]:
                 f"{text}: not a setting of the form key=value ({_one_line(error)})"
             ) from None
         key = override.get_key_element()
+        if key.lstrip("+~").partition(".")[0] == RULES:
+            raise BadInput(f"{text}: what a setting may be is not set; write it in a model's YAML")
         if key in seen:
             raise BadInput(f"{key} is given twice; give it once, with all its values: {key}=a,b")
         seen.add(key)
@@ -163,7 +161,7 @@ def named_by(
         shared: What they have from the run, and may not be typed for one.
         refusal: What is said where it is.
         first: In front of what is typed.
-        without: Settings that may be missing, as for `check`.
+        without: Settings that may be missing, as for `checked`.
 
     Raises:
         BadInput: What was typed for one is wrong, or shared.
@@ -177,10 +175,9 @@ def named_by(
             one = copy.deepcopy(_composed_once((f"model={name}", *first, *typed)))
             for key in shared:
                 one[key] = config[key]
-            check(one, without=without)
+            found[str(name)] = checked(one, without=without)
         except BadInput as error:
             raise BadInput(f"model.{group}.{name}: {error}") from None
-        found[str(name)] = one
     return found
 
 
@@ -190,11 +187,39 @@ def _composed_once(typed: tuple[str, ...]) -> DictConfig:
     return composed(typed)
 
 
-def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
-    """Refuses values out of range, settings a model does not use, and settings that are missing.
+def rules_of(config: DictConfig) -> dict[str, Rule]:
+    """What each setting may be, by its key: the rules for all, and those that the model brings.
+
+    A setting that none of them names may be anything.
 
     Args:
-        config: Of a run.
+        config: As composed; `checked` takes the model's rules out of it.
+
+    Raises:
+        BadInput: The model brings no rules, or a line that is none.
+    """
+    if RULES not in config:
+        raise BadInput(
+            f"model={config.detector} brings no rules: its YAML says below `rules:` what its own "
+            "settings may be, or `rules: {}` where it has none"
+        )
+    own = flatten(OmegaConf.to_container(config[RULES]))
+    return _shared() | stated(own, f"model={config.detector}")
+
+
+@functools.cache
+def _shared() -> dict[str, Rule]:
+    path = CONF / f"{RULES}.yaml"
+    return stated(flatten(yaml.safe_load(path.read_text(encoding="utf-8"))), str(path))
+
+
+def checked(config: DictConfig, *, without: Sequence[str] = ()) -> DictConfig:
+    """The settings themselves, held against the rules, which they bring no longer.
+
+    Refused are values that break a rule, settings that a model does not use, and missing ones.
+
+    Args:
+        config: Of a run, as composed.
         without: Settings that may be missing.
 
     Raises:
@@ -209,18 +234,18 @@ def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
         if value == "???" and key not in without:
             wrong.append(f"{key} is missing: set it with {key}=...")
     read = config.model if is_ensemble(config) else config  # an ensemble trains nothing itself
-    used = set(re.findall(r"\$\{(\w+)\}", str(OmegaConf.to_container(read, resolve=False))))
+    used = set(re.findall(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(read, resolve=False))))
     used |= set() if is_ensemble(config) else {"epochs", "batch"}
-    for key, (rule, holds) in RULES.items():
+    for key, rule in rules_of(config).items():
         if key not in plain:
             continue
         value = plain[key]
         values = value if isinstance(value, list) and key in LANE_AXES else [value]
         if value is None:
-            if key in used:
-                wrong.append(f"{key} has no value: {rule} is expected")
-        elif not all(holds(one) for one in values):
-            wrong.append(f"{key}={_shown(value)}: {rule} is expected")
+            if (key in used or key.startswith("model.")) and not rule.holds(None):
+                wrong.append(f"{key} has no value: {rule.sentence} is expected")
+        elif not all(rule.holds(one) for one in values):
+            wrong.append(f"{key}={_shown(value)}: {rule.sentence} is expected")
         elif "." not in key and key not in used and key != "machine":
             hint = " (its members may: model.members.NAME)" if is_ensemble(config) else ""
             wrong.append(f"{key}={_shown(value)}: {config.detector} has no such setting{hint}")
@@ -237,6 +262,9 @@ def check(config: DictConfig, *, without: Sequence[str] = ()) -> None:
         wrong.append(f"model._target_={target}: only {MODELS}* is ever built")
     if wrong:
         raise BadInput("; ".join(wrong))
+    with open_dict(config):
+        del config[RULES]
+    return config
 
 
 def _wrong_features(plain: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ LIGHT = [
     "asdgan.hands",
     "asdgan.releases",
     "asdgan.shipped",
+    "asdgan.rules",
     "asdgan.folders",
     "asdgan.labels",
     "asdgan.clips",
@@ -59,7 +60,7 @@ FORBIDDEN = {
     "scaling": {"models", "detector", "metrics", "ledger", "run", "settings", "board", "sweep"},
     **{
         room: {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"}
-        for room in ("outliers", "embeddings")
+        for room in ("outliers", "embeddings", "rules")
     },
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "stages": {"models", "ledger", "job", "run", "board", "sweep"},

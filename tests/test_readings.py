@@ -10,7 +10,8 @@ from asdgan.errors import BadInput
 from asdgan.lanes import Draw, Linear
 from asdgan.layers import l1_norm, l2_norm
 from asdgan.models.ganomaly import ADV_LOSSES, BOUNDED, D_LOSSES, ORDERS
-from asdgan.settings import RULES
+from asdgan.rules import parsed
+from asdgan.settings import composed, rules_of
 from asdgan.windows import Batch
 
 WINDOWS = torch.randn(17, 48, generator=torch.Generator().manual_seed(5)).double()
@@ -239,5 +240,6 @@ def test_an_unknown_reading_is_refused_with_those_that_are(word):
 
 def test_the_readings_that_are_checked_are_those_that_are_built():
     built = dict(zip(AXES, (ADV_LOSSES, D_LOSSES, ORDERS, BOUNDED), strict=True))
+    rules = rules_of(composed(["model=ganomaly"]))
     for axis, values in built.items():
-        assert RULES[f"model.{axis}"][0] == " or ".join(values)
+        assert rules[f"model.{axis}"] == parsed(" | ".join(values))

@@ -148,6 +148,7 @@ def expand(typed: Sequence[str]) -> Grid:
                 f"sweep.search={node.search}: nothing varies; give an interval or choices, "
                 "'lr=tag(log,interval(1e-5,1e-2))' or latent=8,16"
             )
+        blocks = [_under_rules(blocks[0])]
     total = sum(math.prod(len(axis.values) for axis in block) for block in blocks)
     if total > MOST_POINTS:
         raise BadInput(
@@ -308,8 +309,7 @@ def _parts(block: Sequence[Axis], node: DictConfig) -> list[Part]:
     told = node.copy()
     told.storage = None  # its address may hold a password, and plans are for everybody
     inside = {*settings.LANE_AXES, "epochs", "machine"}
-    groups = [axis for axis in block if _is_group(axis.key)]
-    plain = [axis for axis in block if not _is_group(axis.key)]
+    groups, plain = _apart(block)
     outer = [axis for axis in plain if axis.key not in inside]
     if math.prod(len(axis.values) for axis in [*groups, *outer]) > MOST_PARTS:
         raise BadInput(
@@ -319,9 +319,8 @@ def _parts(block: Sequence[Axis], node: DictConfig) -> list[Part]:
         )
     parts: list[Part] = []
     wrong: dict[str, None] = {}
-    for choice in itertools.product(*(axis.values for axis in groups)):
-        typed = [f"{axis.key}={value}" for axis, value in zip(groups, choice, strict=True)]
-        first = _first(tuple(typed), tuple((axis.key, axis.values[0]) for axis in plain))
+    for typed in _choices(groups):
+        first = _first(typed, tuple((axis.key, axis.values[0]) for axis in plain))
         for values in itertools.product(*(axis.values for axis in outer)):
             config = copy.deepcopy(first)
             config.sweep = told
@@ -339,6 +338,34 @@ def _parts(block: Sequence[Axis], node: DictConfig) -> list[Part]:
     if wrong:
         raise BadInput("; ".join(wrong))
     return parts
+
+
+def _apart(block: Sequence[Axis]) -> tuple[list[Axis], list[Axis]]:
+    """A block's config groups, and its other settings."""
+    groups = [axis for axis in block if _is_group(axis.key)]
+    return groups, [axis for axis in block if axis not in groups]
+
+
+def _choices(groups: Sequence[Axis]) -> list[tuple[str, ...]]:
+    """Every choice of config groups, as typed."""
+    return [
+        tuple(f"{axis.key}={value}" for axis, value in zip(groups, choice, strict=True))
+        for choice in itertools.product(*(axis.values for axis in groups))
+    ]
+
+
+def _under_rules(block: Sequence[Axis]) -> list[Axis]:
+    """A search's block by the rules of its models, which say where numbers are whole."""
+    rules = [settings.rules_of(_chosen_groups(typed)) for typed in _choices(_apart(block)[0])]
+
+    def under(axis: Axis) -> Axis:
+        if axis.dimension is None:
+            return axis
+        own = [one[axis.key] for one in rules if axis.key in one]
+        dimension = axis.dimension.under(own)
+        return replace(axis, values=dimension.ends, dimension=dimension)
+
+    return [under(axis) for axis in block]
 
 
 @lru_cache(maxsize=64)
@@ -366,8 +393,9 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
     # Without its data set a sweep can be planned, not started.
     wrong: list[str] = []
     without = ("dataset.root",) if dry_run else ()
+    rules = settings.rules_of(config)
     try:
-        settings.check(config, without=without)
+        settings.checked(config, without=without)
     except BadInput as error:
         wrong += str(error).split("; ")
     if settings.is_ensemble(config) and config.sweep.search is not None:
@@ -381,8 +409,12 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
         if axis.swept
     }
     for key, listed in values.items():
-        rule, holds = settings.RULES.get(key, ("", lambda _: True))
-        wrong += [f"{key}={value}: {rule} is expected" for value in listed if not holds(value)]
+        if rule := rules.get(key):
+            wrong += [
+                f"{key}={value}: {rule.sentence} is expected"
+                for value in listed
+                if not rule.holds(value)
+            ]
     if wrong:
         raise BadInput("; ".join(dict.fromkeys(wrong)))
     machine = values.pop("machine", (config.machine,))

@@ -1,12 +1,13 @@
 """What a search may vary, as it is typed: an interval, a range, or choices."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from asdgan import settings
 from asdgan.errors import BadInput
+from asdgan.rules import Rule
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -47,6 +48,17 @@ class Dimension:
             value = int(value)
         return value if isinstance(value, str) else repr(value)
 
+    def under(self, rules: Iterable[Rule]) -> "Dimension":
+        """Itself, and over whole numbers where one of these rules takes no others.
+
+        Hydra makes floats of the ends of interval(8,64); int(interval(8,64)) keeps them whole.
+        """
+        low, high = int(self.low), int(self.high)
+        if self.choices or self.step or (low, high) != (self.low, self.high):
+            return self
+        whole = any(rule.holds(high) and not rule.holds(float(high)) for rule in rules)
+        return replace(self, step=int(whole))
+
     def distribution(self) -> "BaseDistribution":
         """As Optuna has it; choices by their text."""
         from optuna.distributions import (
@@ -78,21 +90,10 @@ def dimension_of(override: Override) -> Dimension:
             raise BadInput(f"{typed}: an interval goes from a lower to a higher value")
         if logarithmic and low <= 0:
             raise BadInput(f"{typed}: a logarithmic interval begins above 0")
-        whole = _is_whole(key, low, high)
+        whole = isinstance(low, int) and isinstance(high, int)
         return Dimension(key, (), low, high, logarithmic, int(whole))
     texts = tuple(dict.fromkeys(str(text) for text in override.sweep_string_iterator()))
     if isinstance(swept, RangeSweep) and len(texts) > 1 and isinstance(swept.step, int):
         values = sorted(int(text) for text in texts)
         return Dimension(key, (), values[0], values[-1], False, abs(swept.step))
     return Dimension(key, texts)
-
-
-def _is_whole(key: str, low: float, high: float) -> bool:
-    """Whether an interval is one of whole numbers: typed as such, or the setting takes no others.
-
-    Hydra makes floats of the ends of interval(8,64); int(interval(8,64)) keeps them whole.
-    """
-    if isinstance(low, int) and isinstance(high, int):
-        return True
-    _, holds = settings.RULES.get(key, ("", lambda _: True))
-    return low == int(low) and high == int(high) and holds(int(high)) and not holds(float(high))
