@@ -98,7 +98,9 @@ def stated(lines: Mapping[str, Any], place: str) -> dict[str, Rule]:
     found = {}
     for key, line in lines.items():
         try:
-            found[key] = parsed(str(line))
+            if not isinstance(line, str):  # `true` alone: a value, where words are meant
+                raise BadInput(f"{line!r} is a value, not a rule of what values may be")
+            found[key] = parsed(line)
         except BadInput as error:
             raise BadInput(f"{place}: the rule of {key}: {error}") from None
     return found

@@ -186,7 +186,10 @@ def test_a_rule_that_is_none_is_said_with_its_place(folder):
     path.write_text(path.read_text().replace("number > 100", "broad"))
     with pytest.raises(BadInput, match=r"model\.hidden_width=128: broad is expected"):
         settings.compose(["model=wide"])
-    path.write_text(path.read_text().replace("broad", "number>1"))
+    path.write_text(path.read_text().replace("broad", "true"))
+    with pytest.raises(BadInput, match="True is a value, not a rule"):
+        settings.compose(["model=wide"])
+    path.write_text(path.read_text().replace("width: true", "width: number>1"))
     with pytest.raises(BadInput, match=r"model=wide: the rule of model\.hidden_width: 'number>1'"):
         settings.compose(["model=wide"])
 
