@@ -73,7 +73,7 @@ def test_a_models_own_defaults_survive_composition(name):
     composed = settings.compose([f"model={name}", "dataset=folder", "dataset.root=unused"])
     assert own.detector == name
     for key, value in own.items():
-        if key not in ("defaults", "model", "windows", "features", "optimizer"):
+        if key not in ("defaults", "model", "rules", "windows", "features", "optimizer"):
             assert composed[key] == value, key
     for group in ("windows", "features", "optimizer"):
         for key, value in own.get(group, {}).items():
