@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import job, ledger, material, metrics, settings
+from asdgan import job, ledger, material, metrics, settings, traits
 from asdgan.errors import BadInput
 from asdgan.job import Kept
 from asdgan.threshold import training_scores
@@ -83,7 +83,6 @@ def identity(
     config: DictConfig,
     members: Mapping[str, DictConfig],
     machine_type: str,
-    recipe_of: Callable[[DictConfig], int] = job.recipe_of,
 ) -> dict[str, Any]:
     """The settings that make an ensemble what it is, flat; a member's stand behind its name.
 
@@ -94,12 +93,11 @@ def identity(
         config: Of the ensemble.
         members: As `members_of` gives them.
         machine_type: The one that the point is about.
-        recipe_of: Gives the recipe number of a member's model.
     """
     whole = settings.identity(config, machine_type)
     own = {key: value for key, value in whole.items() if not key.startswith(TRAINED)}
     for name, one in members.items():
-        theirs = {**settings.identity(one, machine_type), "recipe": recipe_of(one)}
+        theirs = {**settings.identity(one, machine_type), "recipe": traits.recipe_of(one)}
         own |= {
             f"{name}.{key}": value
             for key, value in theirs.items()
@@ -133,7 +131,7 @@ def run(
     """
     runs, members = Path(config.outputs) / "runs", members_of(config)
     settings.build(config)  # refuses what cannot be built before anything is trained
-    setting, recipe = identity(config, members, machine_type), job.recipe_of(config)
+    setting, recipe = identity(config, members, machine_type), traits.recipe_of(config)
     data = material.fingerprint_of(config, root, machine_type, counter)
     signature = ledger.signature(setting, recipe, data)
     found = ledger.find(runs, signature)

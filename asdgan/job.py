@@ -24,7 +24,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import asdgan
-from asdgan import again, health, ledger, metrics, settings, stages
+from asdgan import again, health, ledger, metrics, settings, stages, traits
 from asdgan.errors import BadInput, Stopped
 from asdgan.failure import write_failure
 from asdgan.logmel import LogMel
@@ -74,18 +74,13 @@ class Kept:
     path: Path
 
 
-def recipe_of(config: DictConfig) -> int:
-    """The recipe number of the model that the settings name."""
-    return hydra.utils.get_class(config.model._target_).recipe
-
-
 def alone(config: DictConfig, material: Material) -> Stack:
     """A run's point on one machine type, as the stack of one that it is."""
     return Stack(
         config=config,
         machine_type=material.machine_type,
         data=material.data,
-        recipe=recipe_of(config),
+        recipe=traits.recipe_of(config),
         lanes=({},),
         readings=(config.epochs,),
     )
@@ -189,7 +184,7 @@ def train(
     detector = fit(
         config,
         material.train,
-        stages=stages.learnt(config, _stage, recipe_of, on_steps),
+        stages=stages.learnt(config, _stage, on_steps),
         scored=() if material.test is None else material.test.sections,
         readings=stack.readings,
         on_reading=read,

@@ -27,6 +27,7 @@ from asdgan.errors import BadInput
 from asdgan.logmel import LogMel
 from asdgan.rules import Rule, stated
 from asdgan.shipped import CONF
+from asdgan.traits import recipe_of
 
 if TYPE_CHECKING:
     from asdgan.detector import Detector
@@ -292,6 +293,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401 - an
 def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
     """The settings that make a point what it is, flat: no paths, no hardware, no way of running.
 
+    A stage's stand behind its name, its recipe among them.
+
     Args:
         config: Of a run, all its machine types.
         machine_type: The one this point is about.
@@ -300,6 +303,7 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
     typed = flatten(OmegaConf.to_container(config, resolve=False))
     left_out = (
         "dataset.", "trainer.", "logger.", "selection.", "sweep.", "outputs", "model._target_",
+        "model.stages.",
     )  # fmt: skip
     kept = {
         key: flat[key]
@@ -321,11 +325,13 @@ def identity(config: DictConfig, machine_type: str) -> dict[str, Any]:
         "trainer.dtype": flat["trainer.dtype"],
         "trainer.precision": flat["trainer.precision"],
     }
+    # In full: what is left out where the run says the same would, as a run's axis moves on, say
+    # something else.
     of_stages = {
         f"{name}.{key}": value
         for name, one in stages_of(config).items()
-        for key, value in identity(one, one.machine).items()
-        if own.get(key) != value
+        for key, value in {**identity(one, one.machine), "recipe": recipe_of(one)}.items()
+        if key.partition(".")[0] not in WITH_STAGES
     }
     return own | of_stages
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from asdgan import files, material, settings
+from asdgan import files, material, settings, traits
 from asdgan.errors import BadInput, Damaged
 
 if TYPE_CHECKING:
@@ -35,35 +35,32 @@ Fit = Callable[[DictConfig, "Windows", str, Path, OnSteps], "Detector"]
 
 
 def learnt(
-    config: DictConfig, fit: Fit, recipe_of: Callable[[DictConfig], int], on_steps: OnSteps | None
+    config: DictConfig, fit: Fit, on_steps: OnSteps | None
 ) -> dict[str, Mapping[str, "Tensor"]]:
     """The weights of each stage of a run, by its model's name, on the CPU.
 
     Args:
         config: Of the run.
         fit: Trains what is not there yet.
-        recipe_of: Gives the recipe of a model.
         on_steps: Told that something goes on, with no step of the run's own.
 
     Raises:
         BadInput: A stage cannot be composed or trained.
     """
     return {
-        name: _weights(name, one, fit, recipe_of(one), on_steps or (lambda *_: None))
+        name: _weights(name, one, fit, on_steps or (lambda *_: None))
         for name, one in settings.stages_of(config).items()
     }
 
 
-def _weights(
-    name: str, config: DictConfig, fit: Fit, recipe: int, on_steps: OnSteps
-) -> Mapping[str, "Tensor"]:
+def _weights(name: str, config: DictConfig, fit: Fit, on_steps: OnSteps) -> Mapping[str, "Tensor"]:
     from asdgan.windows import Joined
 
     root = material.root_of(config, material.uncounted)
     data = material.learnt_from(config, root)
     body = {
         "settings": settings.identity(config, ",".join(data)),
-        "recipe": recipe,
+        "recipe": traits.recipe_of(config),
         "data": data,
     }
     key = hashlib.sha256(files.canonical(body)).hexdigest()[:16]

@@ -32,10 +32,10 @@ def recordings(folder):
 
 def lighten(patch=setattr):
     """Has the sweeps of this process do light jobs, and believe that models can be built."""
-    from asdgan.sweep import local, traits
+    from asdgan.sweep import building, local
 
     patch(local, "TARGET", "light:do")
-    patch(traits, "unbuildable", lambda configs: [None] * len(configs))
+    patch(building, "unbuildable", lambda configs: [None] * len(configs))
 
 
 def line(folder, *typed):

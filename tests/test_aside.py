@@ -13,7 +13,7 @@ ASKING = """
 from omegaconf import OmegaConf
 from asdgan.sweep import aside
 config = OmegaConf.create({"model": {"_target_": "asdgan.models.none.None"}})
-print(aside.answers("asdgan.sweep.traits:why_not", [config], failing="it failed"))
+print(aside.answers("asdgan.sweep.building:why_not", [config], failing="it failed"))
 """
 
 

@@ -6,9 +6,9 @@ import random
 import pytest
 from omegaconf import OmegaConf
 
-from asdgan import ledger, settings
+from asdgan import ledger, settings, traits
 from asdgan.errors import BadInput, Damaged
-from asdgan.sweep import drive, grid, plan, prepare, traits
+from asdgan.sweep import building, drive, grid, plan, prepare
 
 TYPED = ("dataset=folder", "dataset.root=unused", "machine=fan")
 
@@ -298,8 +298,8 @@ def test_a_model_that_cannot_be_built_is_found_without_memory():
     huge = settings.compose(["model=ganomaly", *TYPED, "model.hidden_width=10000000"])
     bad = settings.compose(["model=ganomaly", *TYPED])
     bad.model.pool = "median"
-    assert traits.unbuildable([good, huge, bad])[:2] == [None, None]
-    assert "model.pool=median" in str(traits.unbuildable([bad])[0])
+    assert building.unbuildable([good, huge, bad])[:2] == [None, None]
+    assert "model.pool=median" in str(building.unbuildable([bad])[0])
 
 
 # Ensembles --------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_an_ensemble_whose_member_cannot_be_built_is_left_out_with_it(monkeypatc
     def unbuildable(configs):
         return ["planted" if one.windows.stride == 3 else None for one in configs]
 
-    monkeypatch.setattr(traits, "unbuildable", unbuildable)
+    monkeypatch.setattr(building, "unbuildable", unbuildable)
     monkeypatch.setattr(prepare, "_tried", {})
     axis = """model.members.gmade=["windows.stride=3"],["windows.stride=4"]"""
     made = planned("model=gmade_ensemble", axis)

@@ -64,6 +64,7 @@ FORBIDDEN = {
     },
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "stages": {"models", "ledger", "job", "run", "board", "sweep"},
+    "traits": {"models", "detector", "ledger", "run", "settings", "board", "sweep"},
     "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
     "official": {"models", "detector", "windows", "ledger", "run", "settings", "sweep"},
     **{

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from shrunk import NAMES, compose
 
-from asdgan import job, ledger, material, run, score, settings
+from asdgan import job, ledger, material, run, score, settings, traits
 from asdgan.choice import Stored
 from asdgan.stack import Stack
 from asdgan.threshold import p_value, usual_threshold
@@ -107,7 +107,7 @@ def test_a_lane_of_a_stack_is_scored_with_its_own_settings_and_weights(tmp_path)
     config = settings_of("ganomaly", root)
     heard = material.listen(config, root, "pump", lambda title, total: lambda count=1: None)
     lanes = ({"seed": 3, "dropout": 0.0}, {"seed": 4, "dropout": 0.25})
-    stack = Stack(config, "pump", heard.data, job.recipe_of(config), lanes, (1,))
+    stack = Stack(config, "pump", heard.data, traits.recipe_of(config), lanes, (1,))
     kept = job.train(stack, heard, outputs=tmp_path, keep=2)
     assert [agree(kept[0].path, root, number) for number in (0, 1)] == [True, True]
     detector = score.scorer(stored_of(kept[0].path, 1)).detector

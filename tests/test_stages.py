@@ -2,14 +2,16 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load
 
-from asdgan import job, material, settings, stages
+from asdgan import job, ledger, material, settings, stages, traits
 from asdgan.errors import BadInput
+from asdgan.sweep import grid, plan
 from asdgan.windows import Joined
 
 PLANT = (
@@ -28,7 +30,25 @@ def staged(outputs, *overrides, typed=TYPED):
 
 
 def learnt(config, on_steps=None):
-    return stages.learnt(config, job._stage, job.recipe_of, on_steps)["dcase_ae"]
+    return stages.learnt(config, job._stage, on_steps)["dcase_ae"]
+
+
+def signatures(*typed):
+    """Of the points of a plan."""
+    (part,) = grid.expand([*typed, "dataset=demo"]).parts
+    told = traits.of(part.config.model._target_)
+    rows = plan.signatures(part, plan.Heard("fan", "data"), told)
+    return [name for row in rows for name in row]
+
+
+def raise_recipe(monkeypatch, target):
+    plain = traits.of
+
+    def raised(asked):
+        told = plain(asked)
+        return replace(told, recipe=told.recipe + 1) if asked == target else told
+
+    monkeypatch.setattr(traits, "of", raised)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +103,46 @@ def test_a_run_is_another_where_its_stage_or_what_that_heard_is_another(outputs)
     narrow = material.listen(one, root, "fan", material.uncounted)
     assert narrow.data != plain.data
     assert material.learnt_from(one, root) == heard
+
+
+def test_a_run_is_another_where_the_recipe_of_its_stage_is_raised(monkeypatch):
+    before, without = signatures("model=auddsr"), signatures("model=dcase_ae")
+    raise_recipe(monkeypatch, "asdgan.models.auddsr_codes.AuddsrCodes")
+    assert not {*signatures("model=auddsr")} & {*before}
+    assert signatures("model=dcase_ae") == without
+
+
+def test_a_stage_whose_recipe_is_raised_is_learnt_again_and_said_in_its_runs_settings(
+    outputs, monkeypatch, caplog
+):
+    config = staged(outputs, typed=[*TYPED, "batch=35"])
+    learnt(config)
+    before = settings.identity(config, "fan")
+    raise_recipe(monkeypatch, config.model._target_)
+    caplog.set_level(logging.INFO, "asdgan")
+    learnt(config)
+    assert settings.identity(config, "fan") == {**before, "dcase_ae.recipe": 2}
+    assert caplog.text.count("learnt first, from") == 1
+
+
+def test_a_planned_run_with_a_stage_is_the_one_that_is_run_alone():
+    asked = [["model=auddsr", "dataset=demo", f"seed={seed}"] for seed in (0, 1)]
+    alone = [settings.identity(settings.compose(typed), "fan") for typed in asked]
+    recipe = traits.of("asdgan.models.auddsr.AudDsr").recipe
+    names = [ledger.signature(one, recipe, "data") for one in alone]
+    assert signatures("model=auddsr", "seed=0,1") == names
+    assert [one["auddsr_codes.seed"] for one in alone] == [0, 0]
+
+
+def test_a_stage_says_all_that_it_has_not_from_its_run_even_where_that_says_the_same(outputs):
+    config = staged(outputs, "windows.per_epoch=9", typed=[*TYPED, "windows.per_epoch=9"])
+    said, one = settings.identity(config, "fan"), settings.stages_of(config)["dcase_ae"]
+    own = {f"dcase_ae.{key}": value for key, value in settings.identity(one, "all").items()}
+    own["dcase_ae.recipe"] = traits.recipe_of(one)
+    lacking = own.items() - said.items()
+    assert {key.split(".")[1] for key, _ in lacking} <= {*settings.WITH_STAGES}
+    assert said.items() >= own.items() - lacking
+    assert said["dcase_ae.windows.per_epoch"] == said["windows.per_epoch"] == 9
 
 
 def test_a_run_is_the_same_whichever_machine_types_were_asked_for_beside_its_own(outputs):

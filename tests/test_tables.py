@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdgan import intervals, ledger, metrics, points, published, settings, sheets, tables
+from asdgan import intervals, ledger, metrics, points, published, settings, sheets, tables, traits
 from asdgan.asked import asked
 from asdgan.stack import Stack
-from asdgan.sweep import blocks, grid, plan, traits
+from asdgan.sweep import blocks, grid, plan
 
 SIZES = published.sizes(grid.SWEEPS)
 TYPES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")

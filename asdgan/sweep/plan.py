@@ -22,8 +22,8 @@ from asdgan.failure import write_failure
 from asdgan.files import canonical, read_json, write_json
 from asdgan.stack import Stack
 from asdgan.sweep.grid import Grid, Part
-from asdgan.sweep.traits import Trait
-from asdgan.sweep.traits import of as trait_of
+from asdgan.traits import Trait
+from asdgan.traits import of as trait_of
 
 FORMAT = 2
 HOW = (
@@ -212,7 +212,7 @@ def _ensembles(part: Part, heard: Heard, trait: Trait) -> Iterator[Ensemble]:
         config = _with(part, row)
         if first is None or not part.alike:
             members = {name: _with(one, row) for name, one in part.members.items()}
-            first = ensemble.identity(config, members, heard.machine_type, _recipe_of)
+            first = ensemble.identity(config, members, heard.machine_type)
         told = {**first, **row}
         name = ledger.signature(told, trait.recipe, heard.data)
         yield Ensemble(config, heard.machine_type, told, trait.recipe, name)
@@ -228,11 +228,6 @@ def _together(
     }
     for row, one in enumerate(_ensembles(part, heard, trait)):
         yield Together(one, {name: of[row][0] for name, of in members.items()})
-
-
-def _recipe_of(config: DictConfig) -> int:
-    """As `job.recipe_of`, without loading torch."""
-    return trait_of(config.model._target_).recipe
 
 
 def _with(part: Part, row: Mapping[str, Any]) -> DictConfig:

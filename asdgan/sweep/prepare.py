@@ -6,12 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, material, settings, terminal
+from asdgan import ledger, material, settings, terminal, traits
 from asdgan.errors import BadInput
 from asdgan.failure import failures_in
 from asdgan.files import canonical
+from asdgan.sweep import building
 from asdgan.sweep import plan as plans
-from asdgan.sweep import traits
 from asdgan.sweep.grid import Grid, Part
 from asdgan.sweep.plan import Heard, Plan
 
@@ -128,7 +128,7 @@ def buildable(plan: Plan, *, skip: bool) -> Plan:
             shape_of[id(config)] = same_shape(config)
             shapes.setdefault(shape_of[id(config)], config)
     new = {shape: config for shape, config in shapes.items() if shape not in _tried}
-    _tried.update(zip(new, traits.unbuildable(list(new.values())), strict=True))
+    _tried.update(zip(new, building.unbuildable(list(new.values())), strict=True))
     wrong = {shape: _tried[shape] for shape in shapes}
     if not any(wrong.values()):
         return plan

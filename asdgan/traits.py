@@ -1,10 +1,9 @@
-"""What a plan must know of models, found out without loading them into the planning process.
+"""What the class of a model says of itself, read off its source.
 
-What a class says of itself is read off its source; whether it can be built is asked aside.
+Points are named and planned by it, in processes that load neither torch nor a model.
 """
 
 import ast
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -13,14 +12,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from asdgan.errors import BadInput
-from asdgan.sweep import aside
 
 TOLD = {"recipe": 1, "stackable": False, "prefix_stable": True}  # and the base class' values
 
 
 @dataclass(frozen=True)
 class Trait:
-    """What a plan must know of a model's class."""
+    """As `Detector` describes them; an ensemble has a recipe alone."""
 
     recipe: int
     stackable: bool
@@ -51,29 +49,6 @@ def of(target: str) -> Trait:
     return Trait(int(said["recipe"]), bool(said["stackable"]), bool(said["prefix_stable"]))
 
 
-def unbuildable(configs: Sequence[DictConfig]) -> list[str | None]:
-    """Why each config's model cannot be built; None for one that can.
-
-    They are built on the meta device: shapes without memory.
-
-    Raises:
-        BadInput: They could not be tried.
-    """
-    return aside.answers(
-        "asdgan.sweep.traits:why_not", configs, failing="models could not be tried"
-    )
-
-
-def why_not(config: DictConfig) -> str | None:
-    """Why a config's model cannot be built; None for one that can. Loads torch."""
-    import torch
-
-    from asdgan import settings
-
-    try:
-        with torch.device("meta"):
-            settings.build(config)
-    except Exception as error:
-        cause = error.__cause__ or error
-        return " ".join(str(cause).split()) or type(cause).__name__
-    return None
+def recipe_of(config: DictConfig) -> int:
+    """The recipe number of the model that the settings name."""
+    return of(config.model._target_).recipe
