@@ -62,7 +62,8 @@ class Detector(pl.LightningModule):
         alive: Shape lanes; False for a lane whose losses were not finite. What becomes of its
             weights does not matter: no lane touches another.
         history: Losses and measures of `health` per epoch, each of shape lanes.
-        vitals: Set by each `learn` of a model whose health is watched, else None.
+        vitals: Set by each `learn` of a model whose health is watched, else None; its type says
+            which kind of judge the model has, a discriminator or a critic.
         scaling: What windows pass before anything else, or None.
         like: Of the device and dtype of whatever enters the networks.
         transductive: Whether a clip is scored by batch statistics of its own windows.
@@ -107,7 +108,7 @@ class Detector(pl.LightningModule):
         self._pools = {"" if isinstance(pool, str) else f"_{one}": POOLS[one] for one in pools}
         self.adams: dict[str, LaneAdam] = {}
         self.history: dict[str, list[Tensor]] = {}
-        self.vitals: health.Vitals | None = None
+        self.vitals: health.Vitals | health.CriticVitals | None = None
         self.scaling: Scaling | None = None
         self.transductive = False
         self.at_test: Draw | None = None
@@ -435,12 +436,9 @@ class Detector(pl.LightningModule):
             self.history.setdefault(name, []).append((total / steps).cpu())
         self._tally.clear()
         if self.vitals is not None and self._last is not None:
-            with torch.no_grad():
-                found = self.score_windows(self._last)
-                named = [
-                    name for name in found for pool in self._pools if name + pool == self.primary
-                ]
-                scores = found[named[0] if named else next(iter(found))].double()
+            found = self._scored(self._last)
+            named = [name for name in found for pool in self._pools if name + pool == self.primary]
+            scores = found[named[0] if named else next(iter(found))].double()
             for name, value in health.of_epoch(self.vitals, scores).items():
                 self.history.setdefault(f"{health.PREFIX}{name}", []).append(value.double().cpu())
         self._last = None
@@ -517,13 +515,17 @@ class Detector(pl.LightningModule):
         """What `score_clips` calls its scores; looks at the first windows, before any training."""
         picks = torch.arange(min(2, len(windows)))
         batch = Batch(self._taken_in(windows.gather(picks)), picks, windows, -1)
+        names = [f"{name}{pool}" for name in self._scored(batch) for pool in self._pools]
+        return [*names, *(() if self.outliers is None else self.outliers.kinds)]
+
+    @torch.no_grad()
+    def _scored(self, batch: Batch) -> dict[str, Tensor]:
+        """`score_windows` in the midst of training, which is left as it was."""
         was_training = self.training
         self.eval()
-        with torch.no_grad():
-            found = self.score_windows(batch)
+        found = self.score_windows(batch)
         self.train(was_training)
-        names = [f"{name}{pool}" for name in found for pool in self._pools]
-        return [*names, *(() if self.outliers is None else self.outliers.kinds)]
+        return found
 
     @torch.no_grad()
     def _seen(

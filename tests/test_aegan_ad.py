@@ -1,5 +1,6 @@
 """AEGAN-AD: its size, what both networks minimise, its 19 scores, its sections, its tables."""
 
+import copy
 import csv
 
 import numpy as np
@@ -68,6 +69,23 @@ def test_the_critic_minimises_the_wasserstein_distance_and_the_penalty_by_the_st
     losses = detector.learn(batch, None)
     assert losses["loss_d"].item() == pytest.approx(expected, rel=1e-9)
     assert losses["con"].item() == pytest.approx((x - fake).square().mean().item(), rel=1e-9)
+
+
+def test_what_is_told_of_a_step_is_what_its_losses_and_gradients_say():
+    detector, windows = small(), windows_for(compose("aegan_ad"), clips=8)
+    twin, batch = copy.deepcopy(detector), batch_of(detector, windows)
+    x, z, fake, _ = seen(twin, batch)
+    losses = detector.learn(batch, None)
+    twin.critic.load_state_dict(detector.critic.state_dict())  # the generator's step comes after
+    loss = torch.nn.functional.mse_loss(fake, x) + 0.1 * twin.matching(twin.critic, x, fake)
+    gradients = torch.autograd.grad(loss, twin.parameters_of("generator"))
+    pull = torch.cat([of.flatten() for of in gradients]).square().mean().sqrt()
+    distance = np.linalg.norm((x - fake).detach().flatten(1), axis=1).mean()
+    told = detector.vitals
+    assert told.pull.item() == pytest.approx(pull.item(), rel=1e-9)
+    assert told.distance.item() == pytest.approx(distance, rel=1e-9)
+    assert (told.gap, told.penalty) == (losses["gap"], losses["penalty"])
+    assert torch.equal(told.code, z.detach().flatten(1))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])

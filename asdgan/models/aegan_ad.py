@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asdgan.adversarial import gradient_penalty
+from asdgan.adversarial import detached, gradient_penalty
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
+from asdgan.health import CriticVitals
 from asdgan.lanes import Draw, LaneAdam, Linear, initialise, key_of
 from asdgan.layers import window_l1, window_l2
 from asdgan.outliers import Outliers
@@ -160,16 +161,26 @@ class AeganAd(Detector):
     def learn(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """A step of the critic, then one of the generator."""
         x = self._images(batch)
-        fake = self.rebuilt(self.encoder(x), batch)
+        z = self.encoder(x)
+        fake = self.rebuilt(z, batch)
         loss_g = con = functional.mse_loss(fake, x)
         losses = {"con": con}
         if self.critic is not None:
             losses |= self._criticise(self.critic, x, fake.detach(), batch.step)
             losses["adv"] = self.matching(self.critic, x, fake)
             loss_g = con + self._lambdas["adv"] * losses["adv"]
-        parameters = self.parameters_of("generator")
-        self.adams["generator"].descend(torch.autograd.grad(loss_g, parameters))
-        return {"loss_g": loss_g.detach(), **{k: value.detach() for k, value in losses.items()}}
+        gradients = torch.autograd.grad(loss_g, self.parameters_of("generator"))
+        self.adams["generator"].descend(gradients)
+        losses = detached({"loss_g": loss_g, **losses})
+        if self.critic is not None:
+            self.vitals = CriticVitals(
+                gap=losses["gap"],
+                distance=(x - fake.detach()).flatten(1).norm(dim=1).mean(),
+                penalty=losses["penalty"],
+                pull=nn.utils.get_total_norm(gradients) / sum(g.numel() for g in gradients) ** 0.5,
+                code=z.detach().flatten(1),
+            )
+        return losses
 
     def _criticise(
         self, critic: "Critic", x: Tensor, fake: Tensor, step: int
