@@ -477,6 +477,18 @@ class Detector(pl.LightningModule):
         self.refuse_primary(scores)
         return scores
 
+    def score_known(self, windows: Windows) -> Tensor:
+        """The primary score of the clips that `fit` was given, as `score_clips` gives it.
+
+        Nothing is embedded again: `outliers` know where these clips lie.
+        """
+        if self.outliers is not None and self.primary in self.outliers.kinds:
+            scores = self.outliers.scores(self.outliers.embeddings, windows.sections)
+        else:
+            scores, _ = self._seen(windows, embedded=False)
+            self.refuse_primary(scores)
+        return scores[self.primary]
+
     def refuse_primary(self, names: Collection[str]) -> None:
         """Refuses to be judged by a score that is not among those it has."""
         if self.primary not in names:
@@ -529,13 +541,14 @@ class Detector(pl.LightningModule):
 
     @torch.no_grad()
     def _seen(
-        self, windows: Windows, *, scored: bool = True
+        self, windows: Windows, *, scored: bool = True, embedded: bool = True
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Pooled window scores of clips, and where there are outliers to find the embeddings.
 
         Args:
             windows: Of the clips.
             scored: Whether there are window scores, which may cost more than the embeddings.
+            embedded: Whether there are embeddings.
 
         Returns:
             Scores, each of shape (*lanes, clips), and embeddings of shape (clips, numbers), all
@@ -562,7 +575,7 @@ class Detector(pl.LightningModule):
                 of_windows = self.score_windows(batch) if scored else {}
                 for name, values in of_windows.items():
                     found.setdefault(name, []).append(values.double())
-                if self.outliers is not None:
+                if self.outliers is not None and embedded:
                     places.append(self.embed_windows(batch).double())
             for name, pieces in found.items():
                 of_clips = torch.cat(pieces, -1).split(sizes, dim=-1)

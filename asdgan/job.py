@@ -482,7 +482,7 @@ def _training_scores(
     """What the training clips score by the primary component: thresholds are fitted to these."""
     if not config.trainer.train_scores:
         return {}
-    scores = detector.score_clips(train)[detector.primary]
+    scores = detector.score_known(train)
     return {
         "train_section": _text(train.sections),
         "train_domain": _text(domain or "" for domain in train.domains),

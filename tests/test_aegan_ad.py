@@ -137,6 +137,16 @@ def test_outliers_are_sought_among_clips_means_of_the_critics_features(monkeypat
     torch.testing.assert_close(detector.outliers.embeddings, torch.stack(means))
 
 
+@pytest.mark.parametrize("primary", ["knn", "lof", "mahalanobis", "recon_l2_max"])
+def test_training_clips_are_embedded_once_and_score_what_they_scored(primary, monkeypatch):
+    detector = small(f"model.primary={primary}", "model.outliers.per=section")
+    windows = windows_for(compose("aegan_ad"), clips=12)
+    detector.fit(windows)
+    wanted = detector.score_clips(windows)[primary]
+    monkeypatch.setattr(detector, "embed_windows", None)
+    assert torch.equal(detector.score_known(windows), wanted)
+
+
 def test_without_a_critic_an_autoencoder_and_fifteen_scores_are_left():
     detector = small("model.critic=false")
     assert set(detector.networks()) == {"generator"}
