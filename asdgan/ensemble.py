@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import job, ledger, material, metrics, settings, traits
+from asdgan import ledger, material, metrics, reading, settings, traits
 from asdgan.errors import BadInput
-from asdgan.job import Kept
+from asdgan.reading import Kept
 from asdgan.threshold import training_scores
 
 log = logging.getLogger("asdgan")
@@ -180,11 +180,11 @@ def put_together(one: Ensemble, scored: Mapping[str, "Scored"]) -> Kept:
         "settings": dict(one.settings),
         "epochs": max(of["epochs"] for of in rows.values()),
         "selection": OmegaConf.to_container(config.selection),
-        **job.areas_of(judged, made.primary),
+        **reading.areas_of(judged, made.primary),
         "losses": {},
         "seconds": round(time.perf_counter() - began, 3),
         "lanes": 1,
-        **job.origin(),
+        **reading.origin(),
         "flags": [f"{name}: {flag}" for name, of in rows.items() for flag in of["flags"]],
         "members": {
             name: {"signature": of.row["signature"], "standards": of.standards}

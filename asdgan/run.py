@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from asdgan import ensemble, job, ledger, material, metrics, settings, terminal
 from asdgan.errors import BadInput
 from asdgan.hands import usable_cores
-from asdgan.job import Kept
+from asdgan.reading import Kept
 from asdgan.sweep import drive, elsewhere, grid
 from asdgan.threshold import training_scores, usual_threshold
 

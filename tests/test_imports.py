@@ -89,6 +89,7 @@ FORBIDDEN = {
     "score": {"models", "run", "board", "sweep"},
     "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "job": {"models", "run", "board", "sweep"},
+    "reading": {"models", "job", "run", "board", "sweep"},
     "halves": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "selection": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
     "ensemble": {"models", "run", "board", "score", "sweep"},

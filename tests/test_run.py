@@ -13,7 +13,7 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from asdgan import job, ledger, run, settings
+from asdgan import ledger, reading, run, settings
 from asdgan.errors import BadInput
 from asdgan.features import Frames, LogMel, log_mel
 from asdgan.threshold import usual_threshold
@@ -71,7 +71,7 @@ def test_a_row_says_how_healthy_each_epoch_was_and_what_ailed_the_run(tmp_path, 
     assert set(health) == {"d_real", "d_fake", "dead", "balance", "spread", "births"}
     assert all(len(values) == 2 for values in health.values())
     births = int(health["births"][-1])
-    told = [f"discriminator given fresh weights {births} times", job.TRANSDUCTIVE]
+    told = [f"discriminator given fresh weights {births} times", reading.TRANSDUCTIVE]
     assert births > 10
     assert set(told) <= set(kept.row["flags"])
     printed = " ".join(capsys.readouterr().out.split())

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from asdgan import ledger, metrics
 from asdgan.errors import BadInput, Damaged
 from asdgan.files import canonical, read_json
-from asdgan.job import Kept
+from asdgan.reading import Kept
 from asdgan.sweep.space import Dimension, Value
 
 if TYPE_CHECKING:
