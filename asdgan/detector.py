@@ -8,7 +8,6 @@ also place clips in a space of embeddings (`embed_windows`), where `Outliers` fi
 and draw maps of where a clip is strange (`map_windows`).
 """
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -18,21 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from asdgan import health
+from asdgan.compiling import compiled, forget
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, Noise, lanes_of, listed, per_lane
 from asdgan.outliers import Outliers
+from asdgan.pooling import AT_ONCE, POOLS, clip_groups, overlaid
 from asdgan.scaling import Scaling
 from asdgan.windows import Batch, Block, Windows
-
-log = logging.getLogger("asdgan")
-
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda scores: scores.mean(-1),
-    "max": lambda scores: scores.amax(-1),
-    "min": lambda scores: scores.amin(-1),
-    "p90": lambda scores: scores.quantile(0.9, dim=-1),
-}
-SCORING_WINDOWS = 2048  # windows scored at once
 
 
 class Detector(pl.LightningModule):
@@ -78,7 +69,7 @@ class Detector(pl.LightningModule):
     stackable: ClassVar[bool] = False
     prefix_stable: ClassVar[bool] = True
     convolutional: ClassVar[bool] = False
-    scored_at_once: ClassVar[int] = SCORING_WINDOWS
+    scored_at_once: ClassVar[int] = AT_ONCE
     draws_maps: ClassVar[bool] = False
     tells_sections: bool = False
     SCORING: ClassVar[tuple[str, ...]] = ("model.primary", "model.pool", "windows.test_stride")
@@ -365,46 +356,19 @@ class Detector(pl.LightningModule):
     def compile_steps(self, batch: int) -> None:
         """From now on, steps of full minibatches (of `batch` windows) run compiled.
 
-        What this process compiled before is forgotten: torch compiles a function for so many
-        models and no more, and a worker trains one after the other.
+        What this process compiled before is forgotten.
         """
-        torch.compiler.reset()
+        forget()
         self._compile_for = batch
 
     def step_function(self, name: str, windows: Tensor) -> Callable[..., Any]:
-        """The method `name`, compiled where that was asked for and these windows are a full batch.
-
-        Where compiling fails (no C++ compiler, say), it says so once and runs plainly.
-        """
+        """The method `name`; compiled where asked for, if these windows are a full batch."""
         plain = getattr(self, name)
         if self._compile_for is None or windows.shape[-2] != self._compile_for:
             return plain
         if name not in self._compiled:
-            self._compiled[name] = self._compile(plain)
+            self._compiled[name] = compiled(plain)
         return self._compiled[name]
-
-    def _compile(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        # The step takes its own gradients inside the graph.
-        torch._dynamo.config.trace_autograd_ops = True  # pyright: ignore
-        compiled = torch.compile(plain, fullgraph=True, dynamic=False)
-        state: dict[str, bool | None] = {"works": None}
-
-        def first_try(*arguments: Any) -> Any:  # noqa: ANN401 - the step's own
-            if state["works"] is False:
-                return plain(*arguments)
-            try:
-                result = compiled(*arguments)
-                state["works"] = True
-                return result
-            except Exception as error:
-                if state["works"]:
-                    raise
-                state["works"] = False
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                log.warning("compiling the step failed, running it plainly: %s", reason[0])
-                return plain(*arguments)
-
-        return first_try
 
     def training_step(self, block: Block, index: int) -> None:
         """Learns from a block of minibatches."""
@@ -513,14 +477,7 @@ class Detector(pl.LightningModule):
                     for p in picks.split(self.scored_at_once)
                 ]
             ).cpu()
-            length = maps.shape[1]
-            starts = (windows.starts[picks] - windows.starts[first]).tolist()
-            total = maps.new_zeros(starts[-1] + length, maps.shape[2])
-            seen = maps.new_zeros(starts[-1] + length, 1)
-            for start, one in zip(starts, maps, strict=True):
-                total[start : start + length] += one
-                seen[start : start + length] += 1
-            yield total / seen
+            yield overlaid(maps, (windows.starts[picks] - windows.starts[first]).tolist())
         self.train(was_training)
 
     def score_names(self, windows: Windows) -> list[str]:
@@ -594,19 +551,3 @@ class Detector(pl.LightningModule):
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """What stands under a prefix, by the rest of its name."""
     return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
-
-
-def clip_groups(bounds: Tensor, most: int = SCORING_WINDOWS) -> list[tuple[int, int]]:
-    """Runs of whole clips, first to last (exclusive), of at most so many windows each.
-
-    A clip that alone has more is a group of its own.
-    """
-    groups, first = [], 0
-    edges = bounds.tolist()
-    for clip in range(1, len(edges)):
-        if edges[clip] - edges[first] > most and clip - 1 > first:
-            groups.append((first, clip - 1))
-            first = clip - 1
-    if first < len(edges) - 1:
-        groups.append((first, len(edges) - 1))
-    return groups

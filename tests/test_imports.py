@@ -62,6 +62,10 @@ FORBIDDEN = {
         room: {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"}
         for room in ("outliers", "embeddings", "rules")
     },
+    **{
+        room: {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"}
+        for room in ("pooling", "compiling")
+    },
     "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
     "stages": {"models", "ledger", "job", "run", "board", "sweep"},
     "traits": {"models", "detector", "ledger", "run", "settings", "board", "sweep"},
