@@ -278,11 +278,12 @@ def cluster():
     from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
+    before = descendants(os.getpid())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)  # nobody beyond 127.0.0.1
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
         made.add_node(num_cpus=2, num_gpus=1)
-        below = descendants(os.getpid())
+        below = [one for one in descendants(os.getpid()) if one not in before]
         yield made
         made.shutdown()
     assert are_gone(below)
