@@ -124,5 +124,5 @@ def test_running_statistics_are_plain_averages_first_and_then_keras_share():
 
 @pytest.mark.parametrize("blocks", ["[]", "[[6,24,2]]", "[[0,24,2,2]]"])
 def test_blocks_that_are_none_are_refused(blocks):
-    with pytest.raises(BadInput, match=r"model\.blocks=.*a list of \[expansion, channels, repeats"):
+    with pytest.raises(BadInput, match=r"model\.blocks=.*list of \[expansion, channels, repeats"):
         compose("id_classifier", f"model.blocks={blocks}")
