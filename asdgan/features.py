@@ -336,7 +336,7 @@ def _compute(
         _window_and_bands(settings, torch.device("cpu"), torch.float32)
     digests = []
     # The precision is the whole process's, so it is not left to the threads.
-    with whole_path(path) as temporary, _full_precision():
+    with whole_path(path, lasting=False) as temporary, _full_precision():
         temporary.write_bytes(head)
         asked = (
             (len(head) + layout.bytes_to(first), clips[first:last], lengths[first:last])

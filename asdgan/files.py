@@ -2,7 +2,8 @@
 
 Every file that outlives a process passes through here: the bytes go to a temporary file in the
 same folder (a rename across file systems is a copy, and a copy can be cut), reach the disk, and
-only then take their name.
+only then take their name; what can be made again and is verified at each reading need not reach
+it first.
 """
 
 import csv
@@ -60,8 +61,14 @@ def whole_file(path: Path) -> Iterator[WholeFile]:
 
 
 @contextmanager
-def whole_path(path: Path) -> Iterator[Path]:
+def whole_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """As `whole_file`, for those who write by themselves: an empty file to be filled.
+
+    Args:
+        path: As for `whole_file`.
+        lasting: Whether the block ends when the file is on the disk. Otherwise the system writes
+            it when it likes, and a power cut may leave anything under that name: only for what
+            is verified whenever it is read, and can be made again.
 
     Raises:
         OSError: As for `whole_file`.
@@ -72,7 +79,8 @@ def whole_path(path: Path) -> Iterator[Path]:
     try:
         try:
             yield temporary
-            os.fsync(descriptor)  # whoever wrote: it is the file that reaches the disk
+            if lasting:
+                os.fsync(descriptor)  # whoever wrote: it is the file that reaches the disk
         finally:
             os.close(descriptor)
         temporary.chmod(0o644)  # mkstemp gives 0600, which a colleague could not read
@@ -80,6 +88,8 @@ def whole_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not lasting:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the rename itself must reach the disk too
