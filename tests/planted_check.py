@@ -20,6 +20,7 @@ Last figures (asdgan 0.1.0, torch 2.13.0, two cores of an x86-64 processor with 
     ganomaly                 0.817 (0.763 to 0.862)   shuffled 0.497 ± 0.0290
     ganomaly_original        0.787 (0.732 to 0.833)   shuffled 0.500 ± 0.0315
     idnn                     0.767 (0.708 to 0.817)   shuffled 0.500 ± 0.0316
+    aegan_ad_repository (quick)  0.769 (0.713 to 0.817)   shuffled 0.499 ± 0.0336
     aegan_ad (quick)         0.760 (0.704 to 0.809)   shuffled 0.499 ± 0.0336
     dcase_ae                 0.719 (0.658 to 0.772)   shuffled 0.500 ± 0.0305
     sc (quick)               0.684 (0.619 to 0.742)   shuffled 0.501 ± 0.0326
