@@ -9,6 +9,7 @@ and draw maps of where a clip is strange (`map_windows`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -467,18 +468,16 @@ class Detector(pl.LightningModule):
 
         Where windows overlap it is their mean, and NaN where none reaches.
         """
-        was_training = self.training
-        self.eval()
-        for first, last in pairwise(windows.bounds.tolist()):
-            picks = torch.arange(first, last)
-            maps = torch.cat(
-                [
-                    self.map_windows(Batch(self._taken_in(windows.gather(p)), p, windows, -1))
-                    for p in picks.split(self.scored_at_once)
-                ]
-            ).cpu()
-            yield overlaid(maps, (windows.starts[picks] - windows.starts[first]).tolist())
-        self.train(was_training)
+        with self._evaluated():
+            for first, last in pairwise(windows.bounds.tolist()):
+                picks = torch.arange(first, last)
+                maps = torch.cat(
+                    [
+                        self.map_windows(Batch(self._taken_in(windows.gather(p)), p, windows, -1))
+                        for p in picks.split(self.scored_at_once)
+                    ]
+                ).cpu()
+                yield overlaid(maps, (windows.starts[picks] - windows.starts[first]).tolist())
 
     def score_names(self, windows: Windows) -> list[str]:
         """What `score_clips` calls its scores; looks at the first windows, before any training."""
@@ -490,11 +489,16 @@ class Detector(pl.LightningModule):
     @torch.no_grad()
     def _scored(self, batch: Batch) -> dict[str, Tensor]:
         """`score_windows` in the midst of training, which is left as it was."""
+        with self._evaluated():
+            return self.score_windows(batch)
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """Within it, the networks are as at test; after it, as they were."""
         was_training = self.training
         self.eval()
-        found = self.score_windows(batch)
+        yield
         self.train(was_training)
-        return found
 
     @torch.no_grad()
     def _seen(
@@ -511,8 +515,6 @@ class Detector(pl.LightningModule):
             Scores, each of shape (*lanes, clips), and embeddings of shape (clips, numbers), all
             float64 on the CPU.
         """
-        was_training = self.training
-        self.eval()
         pooled: dict[str, list[Tensor]] = {}
         embeddings: list[Tensor] = []
         most = self.scored_at_once
@@ -521,29 +523,29 @@ class Detector(pl.LightningModule):
                 raise BadInput("model.bn_at_test=clip: a clip of one window has no statistics")
             most = 0  # one clip at a time
             self.at_test = Draw(self.like.new_zeros(()), None, None)
-        for first, last in clip_groups(windows.bounds, most):
-            bounds = windows.bounds[first : last + 1]
-            picks = torch.arange(int(bounds[0]), int(bounds[-1]))
-            sizes = bounds.diff().tolist()
-            found: dict[str, list[Tensor]] = {}
-            places: list[Tensor] = []
-            for some in picks.split(most or len(picks)):
-                batch = Batch(self._taken_in(windows.gather(some)), some, windows, -1)
-                of_windows = self.score_windows(batch) if scored else {}
-                for name, values in of_windows.items():
-                    found.setdefault(name, []).append(values.double())
-                if self.outliers is not None and embedded:
-                    places.append(self.embed_windows(batch).double())
-            for name, pieces in found.items():
-                of_clips = torch.cat(pieces, -1).split(sizes, dim=-1)
-                for pool, pooling in self._pools.items():
-                    clips = torch.stack([pooling(of_clip) for of_clip in of_clips], -1)
-                    pooled.setdefault(f"{name}{pool}", []).append(clips.cpu())
-            if places:
-                of_clips = torch.cat(places).split(sizes)
-                embeddings.append(torch.stack([of_clip.mean(0) for of_clip in of_clips]).cpu())
+        with self._evaluated():
+            for first, last in clip_groups(windows.bounds, most):
+                bounds = windows.bounds[first : last + 1]
+                picks = torch.arange(int(bounds[0]), int(bounds[-1]))
+                sizes = bounds.diff().tolist()
+                found: dict[str, list[Tensor]] = {}
+                places: list[Tensor] = []
+                for some in picks.split(most or len(picks)):
+                    batch = Batch(self._taken_in(windows.gather(some)), some, windows, -1)
+                    of_windows = self.score_windows(batch) if scored else {}
+                    for name, values in of_windows.items():
+                        found.setdefault(name, []).append(values.double())
+                    if self.outliers is not None and embedded:
+                        places.append(self.embed_windows(batch).double())
+                for name, pieces in found.items():
+                    of_clips = torch.cat(pieces, -1).split(sizes, dim=-1)
+                    for pool, pooling in self._pools.items():
+                        clips = torch.stack([pooling(of_clip) for of_clip in of_clips], -1)
+                        pooled.setdefault(f"{name}{pool}", []).append(clips.cpu())
+                if places:
+                    of_clips = torch.cat(places).split(sizes)
+                    embeddings.append(torch.stack([of_clip.mean(0) for of_clip in of_clips]).cpu())
         self.at_test = None
-        self.train(was_training)
         scores = {name: torch.cat(values, -1) for name, values in pooled.items()}
         return scores, torch.cat(embeddings) if embeddings else None
 
