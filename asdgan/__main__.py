@@ -1,17 +1,18 @@
-"""`asdgan WORD ...`: hands each word to its module."""
+"""`asdgan VERB ...`: hands each verb to the module that answers it."""
 
 import sys
 from collections.abc import Callable
 from importlib import import_module
 
-WORDS = {
-    "run": "train, score and judge a detector",
-    "board": "list results, best first",
-    "tables": "published tables, ours beside theirs",
-    "data": "fetch, verify and show releases",
-    "judge": "anybody's score files to the official numbers of their year",
-    "submission": "a result to the challenge's own CSV files",
-    "score": "a finished run on new recordings",
+# Each verb's module, as text so that only the one asked for is loaded, and its meaning.
+VERBS = {
+    "run": ("asdgan.run", "train, score and judge a detector"),
+    "board": ("asdgan.board", "list results, best first"),
+    "tables": ("asdgan.tables", "published tables, ours beside theirs"),
+    "data": ("asdgan.data", "fetch, verify and show releases"),
+    "judge": ("asdgan.judge", "anybody's score files to the official numbers of their year"),
+    "submission": ("asdgan.submission", "a result to the challenge's own CSV files"),
+    "score": ("asdgan.score", "a finished run on new recordings"),
 }
 
 
@@ -19,15 +20,15 @@ def main() -> int:
     """Runs the command that the first word names; gives its exit code."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: asdgan WORD ...\n")
-        for word, meaning in WORDS.items():
-            print(f"  {word:10} {meaning} (asdgan {word} --help)")
+        print("usage: asdgan VERB ...\n")
+        for verb, (_, meaning) in VERBS.items():
+            print(f"  {verb:10} {meaning} (asdgan {verb} --help)")
         return 0
-    word, *rest = arguments
-    if word not in WORDS:
-        print(f"asdgan: {word}: no such word; there are {', '.join(WORDS)}", file=sys.stderr)
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"asdgan: {verb}: no such verb; choose from {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    command: Callable[[list[str]], int] = import_module(f"asdgan.{word}").main
+    command: Callable[[list[str]], int] = import_module(VERBS[verb][0]).main
     return command(rest)
 
 

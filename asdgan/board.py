@@ -1,4 +1,4 @@
-"""The leaderboard: `python -m asdgan.board [SWEEP or FOLDER]` lists results, best first.
+"""The leaderboard: `asdgan board [SWEEP or FOLDER]` lists results, best first.
 
 `points` says what counts, `ranking` which lines there are; here they are printed and written.
 What speaks against a number stands beside it: machine types that are missing or undefined, means
@@ -58,7 +58,7 @@ REASONS = 8  # kinds of failure that are printed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the board; gives the exit code, 2 for what the user can mend."""
-    return answer("asdgan.board", lambda: _board(_arguments(argv)))
+    return answer("asdgan board", lambda: _board(_arguments(argv)))
 
 
 def show(
@@ -151,7 +151,7 @@ def show(
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("python -m asdgan.board", description="Results, best first.")
+    parser = Parser("asdgan board", description="Results, best first.")
     add = parser.add_argument
     add(
         "place",

@@ -112,9 +112,7 @@ def chosen(
     gathered = points.gather(source.results(notes), where=where, wanted=wanted)
     if not gathered.points:
         asked = f" with {' and '.join(where)}" if where and gathered.done else ""
-        raise BadInput(
-            f"no result{asked} in {path}; `python -m asdgan.board {place}` lists what is there"
-        )
+        raise BadInput(f"no result{asked} in {path}; `asdgan board {place}` lists what is there")
     releases = sorted({one.release for one in gathered.points})
     if len(releases) > 1:
         raise BadInput(

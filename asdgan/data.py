@@ -1,4 +1,4 @@
-"""Releases on disk: `python -m asdgan.data fetch | verify | show RELEASE`.
+"""Releases on disk: `asdgan data fetch | verify | show RELEASE`.
 
 `fetch` brings a release from its record (`fetch.py`), `show` counts what is there, `verify` reads
 all of it (`audit.py`) and holds the organisers' label lists against each other. Exit codes: 0, 1
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found.append(words[chosen.word](chosen, root))
 
     try:
-        return answer("asdgan.data", work) or found[0]
+        return answer("asdgan data", work) or found[0]
     except KeyboardInterrupt:
         there = fetch.kept(place[0]) if place else 0
         kept = f"; {fetch.gigabytes(there)} stay in {place[0]}/archives" if there else ""
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("python -m asdgan.data", description="Releases: fetch, verify, show.")
+    parser = Parser("asdgan data", description="Releases: fetch, verify, show.")
     words = parser.add_subparsers(dest="word", required=True, metavar="fetch | verify | show")
     shared = Parser(add_help=False)
     shared.add_argument("release", help="dcase2020 ... dcase2025, mimii, toyadmos, folder")

@@ -295,7 +295,7 @@ def _require_room(archive: Archive, root: Path) -> None:
         raise BadInput(
             f"{place / min(blocking)} is there already, and fetch did not put it there, so nobody "
             f"knows whether it is whole; move it away, or use it as it is and let "
-            "python -m asdgan.data verify look at it"
+            "asdgan data verify look at it"
         )
 
 

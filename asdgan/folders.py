@@ -186,7 +186,7 @@ def _fetching(root: Path, release: str, subset: str) -> str:
         return ""
     usual = subset == next(iter(GRAMMARS[release].homes))
     asked = "" if usual else f" --subset={subset}"
-    return f", or download it: python -m asdgan.data fetch {release}{asked} --root {root}"
+    return f", or download it: asdgan data fetch {release}{asked} --root {root}"
 
 
 def _nothing_found(root: Path, release: str, subset: str) -> str:

@@ -1,4 +1,4 @@
-"""Anybody's score files to the official numbers of their year: `python -m asdgan.judge 2022 DIR`.
+"""Anybody's score files to the official numbers of their year: `asdgan judge 2022 DIR`.
 
 `challenge` and `truth` read the files, `official` has the year's rule; here they meet, and the
 numbers are printed with ten decimals, or written as JSON or as the organisers' result files are.
@@ -35,7 +35,7 @@ NAMED = 6  # of files that need not be there
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints what scores are worth; gives the exit code, 2 for what the user can mend."""
-    return answer("asdgan.judge", lambda: _judge(_arguments(argv)))
+    return answer("asdgan judge", lambda: _judge(_arguments(argv)))
 
 
 def judged(year: int, folder: Path, truth: Path | None = None, *, partial: bool = False) -> Report:
@@ -93,7 +93,7 @@ def judged(year: int, folder: Path, truth: Path | None = None, *, partial: bool 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
-        "python -m asdgan.judge",
+        "asdgan judge",
         description="Official DCASE Task 2 numbers of a folder of anomaly_score_*.csv files.",
     )
     add = parser.add_argument

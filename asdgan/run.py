@@ -184,7 +184,7 @@ def _unjudged(one: Kept) -> None:
             f"{name}: threshold {limit.value:.6g} of {primary}, {limit.fit} at "
             f"{limit.quantile:g} of the scores of {len(known)} training clips"
         )
-    say(f"{name}: new clips are scored by `python -m asdgan.score {one.path} clip.wav ...`")
+    say(f"{name}: new clips are scored by `asdgan score {one.path} clip.wav ...`")
 
 
 # The door ---------------------------------------------------------------------------------------

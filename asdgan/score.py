@@ -1,4 +1,4 @@
-"""New recordings scored by a finished run: `python -m asdgan.score RUN clip.wav ...`.
+"""New recordings scored by a finished run: `asdgan score RUN clip.wav ...`.
 
 The detector of one point is built again from the settings and the weights that lie beside its
 result, and listens to each wav by itself: a bad one gets its sentence, the others their scores. A
@@ -171,7 +171,7 @@ class Together:
 def main(argv: Sequence[str] | None = None) -> int:
     """Scores wavs; gives the exit code: 1 where one was bad, 2 for what the user can mend."""
     bad: list[str] = []
-    return answer("asdgan.score", lambda: bad.extend(_score(_arguments(argv)))) or int(bool(bad))
+    return answer("asdgan score", lambda: bad.extend(_score(_arguments(argv)))) or int(bool(bad))
 
 
 def scorer(stored: Stored) -> Scorer | Together:
@@ -284,7 +284,7 @@ def _settings(text: str, row: Mapping[str, Any]) -> "DictConfig":
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
-        "python -m asdgan.score",
+        "asdgan score",
         description="Scores, verdicts and p-values of new recordings by a finished run.",
     )
     add = parser.add_argument

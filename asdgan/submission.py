@@ -1,4 +1,4 @@
-"""A result as the challenge's own CSV files: `python -m asdgan.submission SWEEP --year 2022 DIR`.
+"""A result as the challenge's own CSV files: `asdgan submission SWEEP --year 2022 DIR`.
 
 One point of each machine type is submitted: the only one, the one that `--where` leaves, or the
 one that `--choose` takes, which says by what. Its test scores become `anomaly_score_*.csv`; from
@@ -34,12 +34,12 @@ RECORD = "submission.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes a submission; gives the exit code, 2 for what the user can mend."""
-    return answer("asdgan.submission", lambda: _submit(_arguments(argv)))
+    return answer("asdgan submission", lambda: _submit(_arguments(argv)))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
-        "python -m asdgan.submission",
+        "asdgan submission",
         description="The challenge's own CSV files of a result.",
     )
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""Published tables: `python -m asdgan.tables [TABLE] [KEY=VALUE ...]`.
+"""Published tables: `asdgan tables [TABLE] [KEY=VALUE ...]`.
 
 Without a name it lists them: what each is, how far it has been run, what is missing, the command
 that runs it, and the detectors that it waits for. With one it sets ours beside theirs. What is
@@ -58,7 +58,7 @@ class Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Lists published tables, or sets ours beside one; gives the exit code."""
-    return answer("asdgan.tables", lambda: _tables(_arguments(argv)))
+    return answer("asdgan tables", lambda: _tables(_arguments(argv)))
 
 
 def tables() -> list[Table]:
@@ -82,7 +82,7 @@ def _entries(file: SweepFile) -> tuple[Entry, ...]:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
-        "python -m asdgan.tables",
+        "asdgan tables",
         description="Published tables: how far each has been run, and ours beside theirs.",
     )
     add = parser.add_argument
@@ -172,7 +172,7 @@ def _selected(sweep: Asked, folder: Path) -> list[Sheet]:
             title=f"{release}: what the best settings by AUC owe to the choice, per cent",
             lines=[_chosen_cells(line) for line in lines],
             numbers=frozenset(map(_heading, CHOSEN)),
-            raw=[],  # `asdgan.board --by selection --csv` writes these, in columns of their own
+            raw=[],  # `asdgan board --by selection --csv` writes these, in columns of their own
             remarks=selection.MEANING,
         )
         for release, lines in found.items()
@@ -253,7 +253,7 @@ def _progress(sweep: Asked, gathered: Gathered, raw: dict[str, object]) -> dict[
     elif sweep.lacking:
         root = sweep.grid.parts[0].config.dataset.root
         kinds = " ".join(f"--machine {name}" for name in sweep.lacking)
-        fetch = f"python -m asdgan.data fetch {sweep.release} {kinds} --root {root}"
+        fetch = f"asdgan data fetch {sweep.release} {kinds} --root {root}"
         said["data"] = f"{root} has no {', '.join(sweep.lacking)}: {fetch}"
     return said
 

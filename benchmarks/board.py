@@ -2,7 +2,7 @@
 
 Run from the checkout: `python benchmarks/board.py`. It writes results as a grid's stacks leave
 them (a file per stack and reading, 288 rows each, losses of every epoch, test clips cut to two),
-then runs `python -m asdgan.board` on them in a process of its own, once per view. The view that
+then runs `asdgan board` on them in a process of its own, once per view. The view that
 reads clip scores is measured with as many as a machine type has: `--by selection --clips 1875`.
 """
 
@@ -168,7 +168,7 @@ def measure(arguments):
     """Wall clock and processor seconds, and peak memory in MB, of one board."""
     began = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-m", "asdgan.board", *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "asdgan", "board", *arguments], stdout=subprocess.PIPE, text=True
     )
     printed = child.stdout.read()
     _, status, used = os.wait4(child.pid, 0)

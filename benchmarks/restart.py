@@ -107,7 +107,7 @@ def main():
             if chosen.board:
                 began = time.perf_counter()
                 subprocess.run(
-                    [sys.executable, "-m", "asdgan.board", str(outputs)],
+                    [sys.executable, "-m", "asdgan", "board", str(outputs)],
                     cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
                     stdout=subprocess.DEVNULL, check=True,
                 )  # fmt: skip

@@ -8,12 +8,12 @@ it is copied, and not written to. PYTHON is an interpreter that has what the eva
 
 An evaluation set is made whose test clips are called as that ground truth calls them: a fifth of
 a second of noise each, anomalies a little quieter. An autoencoder learns from it for an epoch
-without any label, `asdgan.submission` writes what it says, once for each way to fit a threshold,
+without any label, `asdgan submission` writes what it says, once for each way to fit a threshold,
 and the evaluator is run on those folders as it would be on a team's. Each step is the command
 that a person types.
 
 Exits with 1 unless the evaluator ends well, judges every submission, and each number that it
-writes is the one of `asdgan.judge` to 1e-9. Two lines are let off, and counted: a machine type's
+writes is the one of `asdgan judge` to 1e-9. Two lines are let off, and counted: a machine type's
 source and target means of 2022, which that evaluator cuts from the wrong columns, and the
 confidence interval of 2022 on, which the judge does not give.
 
@@ -187,13 +187,13 @@ def main():
         )  # fmt: skip
         submissions = {fit: folder / fit for fit in FITS.get(year, ("gamma", "quantile"))}
         for fit, outdir in submissions.items():
-            words = ("asdgan.submission", folder, "--year", year, outdir, "--decision", fit)
+            words = ("asdgan", "submission", folder, "--year", year, outdir, "--decision", fit)
             ask("-m", *words)
         theirs = evaluated(year, evaluator, submissions, folder, chosen.python)
         found = {}
         for fit, outdir in submissions.items():
             csv_file = folder / f"{fit}.csv"
-            words = ("asdgan.judge", year, outdir, "--truth", evaluator, "--csv", csv_file)
+            words = ("asdgan", "judge", year, outdir, "--truth", evaluator, "--csv", csv_file)
             ask("-m", *words)
             found[fit] = compared(year, theirs[fit], by_line(csv_file))
     seconds = round(time.monotonic() - began)

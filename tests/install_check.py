@@ -86,7 +86,7 @@ def train(python, folder, words):
     folder.mkdir()
     clean = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
     found = []
-    for command in (["asdgan.run", *words], ["asdgan.board"]):
+    for command in (["asdgan.run", *words], ["asdgan", "board"]):
         done = subprocess.run([python, "-m", *command], cwd=folder, env=clean)
         if done.returncode:
             found.append(f"python -m {' '.join(command)}: exit code {done.returncode}")

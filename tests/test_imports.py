@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "torchaudio", "pytorch_lightning", "hydra", "optuna", "sklearn", "librosa"}
 LIGHT = [
@@ -50,64 +48,6 @@ LIGHT = [
     "asdgan.sweep.workers",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
-DATA = ["releases", "folders", "labels", "clips", "audio", "hands", "features", "windows"]
-DATA += ["demo", "machines", "download", "archives", "fetch", "audit", "known", "odd", "sieve"]
-# Who must not import whom, directly or through others; rooms that do not exist yet may be named.
-FORBIDDEN = {
-    "models": {"metrics", "ledger", "run", "settings", "board", "training", "sweep"},
-    "detector": {"models", "metrics", "ledger", "run", "settings", "board", "sweep"},
-    "health": {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"},
-    "scaling": {"models", "detector", "metrics", "ledger", "run", "settings", "board", "sweep"},
-    **{
-        room: {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"}
-        for room in ("outliers", "embeddings", "rules")
-    },
-    **{
-        room: {"models", "detector", "windows", "ledger", "run", "settings", "board", "sweep"}
-        for room in ("pooling", "compiling")
-    },
-    "checkpoint": {"models", "metrics", "ledger", "run", "settings", "board", "training", "sweep"},
-    "stages": {"models", "ledger", "job", "run", "board", "sweep"},
-    "traits": {"models", "detector", "ledger", "run", "settings", "board", "sweep"},
-    "metrics": {"models", "detector", "windows", "run", "settings", "sweep"},
-    "official": {"models", "detector", "windows", "ledger", "run", "settings", "sweep"},
-    **{
-        room: {"models", "detector", "windows", "ledger", "run", "settings", "sweep"}
-        for room in ("resample", "intervals")
-    },
-    "compare": {"models", "detector", "windows", "features", "run", "settings", "board", "sweep"},
-    "truth": {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"},
-    "challenge": {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"},
-    "judge": {"models", "detector", "windows", "features", "ledger", "run", "settings", "sweep"},
-    "submission": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
-    "threshold": {
-        "models",
-        "detector",
-        "metrics",
-        "windows",
-        "ledger",
-        "run",
-        "settings",
-        "sweep",
-    },
-    "score": {"models", "run", "board", "sweep"},
-    "ledger": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
-    "job": {"models", "run", "board", "sweep"},
-    "reading": {"models", "job", "run", "board", "sweep"},
-    "halves": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
-    "selection": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
-    "ensemble": {"models", "run", "board", "score", "sweep"},
-    "board": {"models", "detector", "windows", "features", "run", "settings", "sweep"},
-    "tables": {"models", "run", "board"},
-    "beside": {"models", "run", "board", "tables"},
-    "asked": {"models", "run", "board", "tables", "beside"},
-    "published": {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"},
-    "data": {"models", "detector", "ledger", "run", "settings", "sweep"},  # a command
-    **{
-        room: {"models", "detector", "metrics", "ledger", "run", "settings", "sweep"}
-        for room in DATA
-    },
-}
 
 
 def modules():
@@ -139,36 +79,12 @@ def arrows():
     return {name: imported(name, tree, known) for name, tree in known.items()}
 
 
-def reached(name, graph):
-    """Every module that `name` imports, directly or through others, with one way to it."""
-    ways, todo = {}, [(name, name)]
-    while todo:
-        module, way = todo.pop()
-        for target in sorted(graph[module] - ways.keys()):
-            ways[target] = f"{way} -> {target}"
-            todo.append((target, ways[target]))
-    return ways
-
-
 def room(name):
     return [*name.split("."), ""][1]
 
 
 def test_no_imports_go_in_a_circle():
     assert list(graphlib.TopologicalSorter(arrows()).static_order())
-
-
-@pytest.mark.parametrize("source", sorted(FORBIDDEN))
-def test_arrows_go_one_way(source):
-    graph = arrows()
-    wrong = [
-        way
-        for name in graph
-        if room(name) == source
-        for target, way in reached(name, graph).items()
-        if room(target) in FORBIDDEN[source]
-    ]
-    assert not wrong, f"asdgan.{source} must not reach these rooms: {wrong}"
 
 
 def test_nothing_imports_run_but_the_entry_point():

@@ -523,7 +523,7 @@ def test_what_is_wrong_is_one_sentence_with_its_path(made, capsys, change, messa
     said = capsys.readouterr()
     with pytest.raises(ValueError, match=message):
         raise ValueError(said.err)
-    assert said.err.startswith("asdgan.judge: ")
+    assert said.err.startswith("asdgan judge: ")
     assert said.err.count("\n") == 1
     assert said.out == ""
 

@@ -40,7 +40,9 @@ def commands():
             words = shlex.split(part, comments=True)
             if words[:3] in (["python", "-m", "pip"], ["python", "-m", "pytest"]):
                 continue
-            if "asdgan.run" in words:
+            if words[0] == "asdgan":
+                words[:1] = ["python", "-m", "asdgan"]
+            if "asdgan.run" in words or words[2:4] == ["asdgan", "run"]:
                 words += shlex.split(mark["words"] or "")
             found.append(pytest.param(words, "../shared" in body, id=" ".join(words)))
     return found

@@ -262,7 +262,7 @@ def test_one_result_is_named_by_its_file_or_its_folder(tmp_path):
 def refused(root, capsys, *arguments, year=2022, out="out"):
     assert submit(root, *arguments, year=year, out=out) == 2
     said = capsys.readouterr().err
-    assert said.startswith("asdgan.submission: ")
+    assert said.startswith("asdgan submission: ")
     assert said.count("\n") == 1
     assert not list((root / "out").glob("*_fan_*"))
     return said

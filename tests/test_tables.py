@@ -180,7 +180,7 @@ def test_what_is_missing_is_said_with_the_command_that_runs_it(run, few):
     listed = {row["table"]: row for row in rows_of(run)}
     assert listed["table4"]["missing"] == "ganomaly (pump, slider, ToyConveyor, valve)"
     assert listed["table4"]["run"] == "python -m asdgan.run -m sweep=table4"
-    assert "python -m asdgan.data fetch dcase2020" in listed["table4"]["data"]
+    assert "asdgan data fetch dcase2020" in listed["table4"]["data"]
 
 
 def test_a_table_that_is_done_has_nothing_to_run(run, few):

@@ -269,7 +269,7 @@ def _show(name: str, points: Collection[str], outputs: Path) -> None:
     failures, _ = failures_in(outputs / "runs")
     results = (found for _, found in ledger.each(outputs / "runs") if not isinstance(found, str))
     board.show(results, failures, wanted=points, top=SHOWN)
-    terminal.console.print(f"all of it: python -m asdgan.board {name}")
+    terminal.console.print(f"all of it: asdgan board {name}")
 
 
 @contextmanager
