@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asdgan import clips, machines, material
+from asdgan._system.console import bars, console
 from asdgan.errors import BadInput
 from asdgan.points import Gathered, Point
 from asdgan.settings import LANE_AXES, parsed
@@ -20,7 +21,6 @@ from asdgan.sweep import grid as grids
 from asdgan.sweep import prepare
 from asdgan.sweep.grid import Grid, Part
 from asdgan.sweep.plan import Heard, signatures
-from asdgan.terminal import bars, console
 
 ALL = "all"
 SHAPE = ("batch", "latent", "hidden_layers")  # root settings that part a grid's models

@@ -16,14 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from asdgan import compare, halves, intervals, ledger, metrics, points, ranking, selection
+from asdgan._system.console import Parser, answer, bars, printable, sheet
+from asdgan._system.files import as_csv, write_whole
 from asdgan.choice import Source
 from asdgan.errors import BadInput
 from asdgan.failure import Failure, failures_in
-from asdgan.files import as_csv, write_whole
 from asdgan.points import said
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
 from asdgan.sheets import in_markdown
-from asdgan.terminal import Parser, answer, bars, printable, sheet
 
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
 HIDDEN |= {"split_half_sd", "label_free_signatures", *compare.ENDS}

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
+from asdgan._system.files import whole_file
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import whole_file
 
 if TYPE_CHECKING:
     from asdgan.detector import Detector

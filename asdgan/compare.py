@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from asdgan import choice, intervals, ledger, metrics, official, points, ranking
+from asdgan._system.console import printable
 from asdgan.choice import Source
 from asdgan.errors import BadInput, Damaged
 from asdgan.intervals import LEVEL, Comparison, TypeScores
 from asdgan.ranking import PLAIN, WEIGHTED, Line, area_said
-from asdgan.terminal import printable
 
 PREFIX = re.compile(r"[0-9a-f]{4,16}")
 GRAMMAR = (

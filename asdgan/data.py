@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from asdgan import audit, clips, fetch, folders, labels
+from asdgan._system.console import Parser, answer, bars, console, printable, sheet
 from asdgan.clips import Choice, Clip
 from asdgan.download import Patience
 from asdgan.errors import BadInput
 from asdgan.releases import GRAMMARS
-from asdgan.terminal import Parser, answer, bars, console, printable, sheet
 
 DATA = "ASDGAN_DATA"  # the environment's name for the folder of all releases; `conf/dataset` too
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asdgan import files
+from asdgan._system import files
 from asdgan.errors import BadInput, Damaged
 from asdgan.machines import SECTIONS, Clip, sound
 

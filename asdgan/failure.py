@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asdgan._system.files import read_json, write_json
 from asdgan.errors import Damaged
-from asdgan.files import read_json, write_json
 from asdgan.ledger import FORMAT, SIGNATURE, paths
 
 FAILURE = re.compile(r"failure_[0-9a-f]{16}\.json")

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
+from asdgan._system.files import canonical, locked, read_json, whole_path, write_json
+from asdgan._system.parallel import in_order, ready
 from asdgan.audio import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import canonical, locked, read_json, whole_path, write_json
-from asdgan.hands import in_order, ready
 from asdgan.logmel import LogMel, too_short
 
 if TYPE_CHECKING:

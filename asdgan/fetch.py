@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 
 from asdgan import archives, download
+from asdgan._system.files import read_json, write_json
 from asdgan.download import Patience
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import read_json, write_json
 
 ZENODO = "https://zenodo.org"
 BASE = "ASDGAN_ZENODO"  # the environment's name for another server with the same records

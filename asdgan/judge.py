@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from asdgan import challenge, official
+from asdgan._system.console import Parser, answer, printable, sheet
+from asdgan._system.files import write_whole
 from asdgan.challenge import DECISIONS, SCORES, Place
 from asdgan.errors import BadInput
-from asdgan.files import write_whole
 from asdgan.official import Report, Section
-from asdgan.terminal import Parser, answer, printable, sheet
 from asdgan.truth import Truth, aligned, truth_by_names, truth_of
 
 EVERYWHERE = "all machine types"

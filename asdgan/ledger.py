@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from asdgan._system.files import canonical, read_json, sha256_of, write_json, write_whole
 from asdgan.errors import Damaged
-from asdgan.files import canonical, read_json, sha256_of, write_json, write_whole
 
 FORMAT = 2  # of the JSON file; raised when its keys change their meaning
 RESULT = re.compile(r"epochs_[0-9]{5,}\.json")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from asdgan import clips, demo, odd, sieve
+from asdgan._system.console import printable
+from asdgan._system.files import canonical
+from asdgan._system.parallel import helpful
 from asdgan.audio import wav_length
 from asdgan.errors import BadInput
-from asdgan.files import canonical
-from asdgan.hands import helpful
 from asdgan.logmel import LogMel
 from asdgan.sieve import LeftOut
-from asdgan.terminal import printable
 
 if TYPE_CHECKING:
     from asdgan.windows import Windows

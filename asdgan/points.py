@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asdgan import ledger
+from asdgan._system.files import read_json
 from asdgan.errors import BadInput, Damaged
 from asdgan.failure import Failure
-from asdgan.files import read_json
 
 OUTPUTS = Path("outputs")
 PLAN = "plan.json"  # what makes a folder a sweep

@@ -18,9 +18,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from asdgan import ensemble, job, ledger, material, metrics, settings, terminal
+from asdgan import ensemble, job, ledger, material, metrics, settings
+from asdgan._system import console
+from asdgan._system.parallel import usable_cores
 from asdgan.errors import BadInput
-from asdgan.hands import usable_cores
 from asdgan.reading import Kept
 from asdgan.sweep import drive, elsewhere, grid
 from asdgan.threshold import training_scores, usual_threshold
@@ -47,7 +48,7 @@ def run(config: DictConfig) -> list[Kept]:
     kept: list[Kept] = []
     failures: list[str] = []
     logger = _logger(config)
-    with terminal.stopping() as check, terminal.bars(config.trainer.progress) as bar:
+    with console.stopping() as check, console.bars(config.trainer.progress) as bar:
 
         def counter(title: str, total: int) -> Callable[..., None]:
             shown = bar(title, total)
@@ -132,12 +133,12 @@ def _conclude(kept: Sequence[Kept], failures: Sequence[str], logger: Any) -> Non
     rows = [one.row for one in kept]
     overall = metrics.overall({row["machine_type"]: row for row in rows})
     if any(_labelled(row) for row in rows):
-        terminal.console.print(terminal.results_table(rows, overall))
+        console.console.print(console.results_table(rows, overall))
     for one in kept:
         if one.row["auc"] is None:
             _unjudged(one)
     folders = sorted({str(one.path.parent) for one in kept})
-    terminal.console.print("results: " + " ".join(folders), markup=False)
+    console.console.print("results: " + " ".join(folders), markup=False)
     if logger is not None:
         named = {f"weighted/{name}": overall[f"{name}_weighted"] for name in ("auc", "pauc")}
         named |= {f"mean/{name}": overall[f"{name}_mean"] for name in ("auc", "pauc")}
@@ -161,7 +162,7 @@ def _unjudged(one: Kept) -> None:
     stored = ledger.read_scores(result)
     known = training_scores(stored, primary, number)
     limit = None if known is None else usual_threshold(known)
-    say = functools.partial(terminal.console.print, markup=False)
+    say = functools.partial(console.console.print, markup=False)
     why = "no section has clips of both labels" if _labelled(row) else "no labels to judge by"
     say(f"{name}: not judged, {why}")
     if f"score/{primary}" in stored:
@@ -171,7 +172,7 @@ def _unjudged(one: Kept) -> None:
         )
         for score, clip in scored[:SHOWN]:
             verdict = f"  {limit.verdict(score)}" if limit else ""
-            say(f"  {score:12.6g}  {terminal.printable(clip)}{verdict}")
+            say(f"  {score:12.6g}  {console.printable(clip)}{verdict}")
         if len(scored) > SHOWN:
             say(
                 f"  and {len(scored) - SHOWN} lower ones, in {one.path.with_suffix('.scores.npz')}"
@@ -199,7 +200,7 @@ def _job(config: DictConfig) -> Any:  # noqa: ANN401 - for whoever launched it, 
         run(settings.checked(config))
         _outcome.append(0)
     except BadInput as error:
-        _outcome.append(terminal.refusal(error))
+        _outcome.append(console.refusal(error))
     except FloatingPointError as error:
         log.error("%s", error)
         _outcome.append(1)
@@ -212,9 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _answered(arguments)
     except BrokenPipeError:
-        return terminal.hung_up()
+        return console.hung_up()
     except KeyboardInterrupt:  # outside of what finishes writing first
-        return terminal.stopped(signal.SIGINT)
+        return console.stopped(signal.SIGINT)
 
 
 def _answered(arguments: list[str]) -> int:
@@ -230,7 +231,7 @@ def _answered(arguments: list[str]) -> int:
             else:
                 settings.preview(short)
         except BadInput as error:
-            return terminal.refusal(error)
+            return console.refusal(error)
     sys.argv = [sys.argv[0], *arguments]
     _outcome.clear()
     try:

@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import choice, clips, ledger, terminal
+from asdgan import choice, clips, ledger
+from asdgan._system import console as terminal
+from asdgan._system.console import Parser, answer, printable, sheet
+from asdgan._system.files import as_csv, write_whole
 from asdgan.choice import Choice, Stored
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import as_csv, write_whole
 from asdgan.logmel import LogMel
 from asdgan.points import said
 from asdgan.releases import GRAMMARS
-from asdgan.terminal import Parser, answer, printable, sheet
 from asdgan.threshold import (
     FITS,
     Threshold,

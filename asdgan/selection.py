@@ -30,11 +30,11 @@ import yaml
 from numpy.typing import NDArray
 
 from asdgan import halves, ledger, metrics, points
+from asdgan._system.resources import CONF
 from asdgan.errors import BadInput
 from asdgan.halves import Noted
 from asdgan.points import Point, Settings
 from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, grouped, in_order, one_data
-from asdgan.shipped import CONF
 
 VIEW = "selection"  # beside those of ranking
 AREAS = ("in_halves", "split_half", "label_free", "default", "median")

@@ -23,10 +23,10 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from asdgan._system.resources import CONF
 from asdgan.errors import BadInput
 from asdgan.logmel import LogMel
 from asdgan.rules import Rule, stated
-from asdgan.shipped import CONF
 from asdgan.traits import recipe_of
 
 if TYPE_CHECKING:

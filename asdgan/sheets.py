@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan.files import as_csv
-from asdgan.terminal import PIPE_WIDTH, printable
+from asdgan._system.console import PIPE_WIDTH, printable
+from asdgan._system.files import as_csv
 
 FORMATS = ("text", "markdown", "csv", "latex")
 LATEX = {

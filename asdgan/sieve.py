@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asdgan import folders
+from asdgan._system.file_cache import Known
+from asdgan._system.files import locked
 from asdgan.audio import STRICTNESS, checked_length
 from asdgan.clips import Clip
 from asdgan.errors import BadInput
-from asdgan.files import locked
-from asdgan.known import Known
 from asdgan.logmel import LogMel, too_few, too_short
 
 

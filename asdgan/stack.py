@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from asdgan import ledger, settings
-from asdgan.files import canonical
+from asdgan._system.files import canonical
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from asdgan import files, material, settings, traits
+from asdgan import material, settings, traits
+from asdgan._system import files
 from asdgan.errors import BadInput, Damaged
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from asdgan import choice, ledger
+from asdgan._system.console import Parser, answer, printable, sheet
+from asdgan._system.files import write_json, write_whole
 from asdgan.challenge import DECISIONS, SCORES, Place, file_name, stem
 from asdgan.choice import Choice, Stored
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import write_json, write_whole
 from asdgan.labels import said_by
 from asdgan.points import said
-from asdgan.terminal import Parser, answer, printable, sheet
 from asdgan.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
 
 YEARS = range(2020, 2026)

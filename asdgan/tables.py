@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asdgan import beside, ledger, points, published, selection, settings
+from asdgan._system.console import Parser, answer, sheet
+from asdgan._system.files import write_whole
 from asdgan.asked import Asked, asked, missing
 from asdgan.errors import BadInput
-from asdgan.files import write_whole
 from asdgan.folders import nearest
 from asdgan.points import Gathered
 from asdgan.published import Entry
@@ -23,7 +24,6 @@ from asdgan.ranking import Line
 from asdgan.sheets import FORMATS, Sheet, written
 from asdgan.sweep import blocks, grid
 from asdgan.sweep.blocks import SweepFile
-from asdgan.terminal import Parser, answer, sheet
 
 
 @dataclass(frozen=True)

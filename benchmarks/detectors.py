@@ -39,7 +39,7 @@ class Measured:
         import torch
 
         from asdgan import job, material, settings
-        from asdgan.hands import usable_cores
+        from asdgan._system.parallel import usable_cores
         from asdgan.windows import WindowData, held_out
 
         self.config = settings.compose([f"model={name}", *PLANT, f"outputs={asked.outputs}"])

@@ -38,10 +38,11 @@ import torch
 
 from asdgan import clips as tables
 from asdgan import features as log_mels
-from asdgan import hands, settings
+from asdgan import settings
+from asdgan._system import parallel
+from asdgan._system.parallel import usable_cores
 from asdgan.audio import import_torchaudio, read_wav
 from asdgan.features import LogMel, log_mel, stored_frames
-from asdgan.hands import usable_cores
 from asdgan.windows import Windows
 
 RATE, SECONDS, FILES = 16_000, 10, 200
@@ -184,7 +185,7 @@ def streamed(folder, part):
         said |= {"gather_s": round(spent, 1), "gathered clips/s": round(len(table) / spent)}
     whole = time.perf_counter() - began
     said |= {"seconds": round(whole, 1), "whole clips/s": round(len(table) / whole)}
-    hands.dismiss()  # so that what they took is counted
+    parallel.dismiss()  # so that what they took is counted
     theirs = resource.getrusage(resource.RUSAGE_CHILDREN)
     said["processor_s"] = round(time.process_time(), 1)  # imports included
     said["processor_s, started"] = round(theirs.ru_utime + theirs.ru_stime, 1)

@@ -14,10 +14,10 @@ import yaml
 from wavs import DATA, PCM, RATE, SAMPLES, WAV, chunk, floats, fmt, noise, of, riff
 
 from asdgan import archives, audit, clips
+from asdgan._system.files import write_json
 from asdgan.audio import read_wav, wav_length
 from asdgan.errors import BadInput
 from asdgan.features import LogMel, stored_frames
-from asdgan.files import write_json
 
 YAML = Path(__file__).parents[1] / "conf" / "features" / "logmel.yaml"
 LOGMEL = LogMel(**yaml.safe_load(YAML.read_text()))

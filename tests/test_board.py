@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from asdgan import board, ledger
+from asdgan._system.files import write_json
 from asdgan.failure import failures_in, write_failure
-from asdgan.files import write_json
 
 SCORES = {
     "clip": np.array(["a.wav"]),

@@ -7,9 +7,9 @@ import pytest
 from plants import make
 
 from asdgan import clips
+from asdgan._system.files import read_json
 from asdgan.clips import clip_table, fingerprint, machine_types
 from asdgan.errors import BadInput
-from asdgan.files import read_json
 
 PLANT = (
     "fan/train/normal_id_00_00000000.wav",

@@ -9,7 +9,7 @@ import pytest
 from plants import TINY
 
 from asdgan import board, intervals, ledger, metrics, run, settings
-from asdgan.files import read_json
+from asdgan._system.files import read_json
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from sklearn.metrics import roc_auc_score
 
 from asdgan import clips, demo, machines
+from asdgan._system.files import read_json
 from asdgan.errors import BadInput
-from asdgan.files import read_json
 
 SMALL = demo.Plant(seed=0, seconds=2, sample_rate=16000, ids=2, train_clips=2, test_clips=3)
 TINY = replace(SMALL, seconds=1, ids=1, train_clips=1, test_clips=1)

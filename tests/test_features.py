@@ -19,7 +19,8 @@ import soundfile
 import torch
 import yaml
 
-from asdgan import features, hands
+from asdgan import features
+from asdgan._system import parallel
 from asdgan.audio import read_wav
 from asdgan.clips import Clip
 from asdgan.errors import BadInput
@@ -374,14 +375,14 @@ def test_eight_processes_at_once_are_one_computation(clips, store, tmp_path):
 
 
 def test_processes_compute_the_bits_that_threads_do(clips, store, monkeypatch):
-    hands.dismiss()
+    parallel.dismiss()
     monkeypatch.setattr(features, "MANY", 1)
     whole = torch.cat([expected(clip) for clip in clips])
     assert torch.equal(frames(clips, store).values, whole)
     monkeypatch.undo()
-    assert hands.ready(2)  # and so they compute a small set too
+    assert parallel.ready(2)  # and so they compute a small set too
     assert torch.equal(frames(clips, store, data="e").values, whole)
-    hands.dismiss()
+    parallel.dismiss()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

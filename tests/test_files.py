@@ -7,8 +7,15 @@ import threading
 
 import pytest
 
+from asdgan._system.files import (
+    canonical,
+    read_json,
+    sha256_of,
+    whole_file,
+    write_json,
+    write_whole,
+)
 from asdgan.errors import Damaged
-from asdgan.files import canonical, read_json, sha256_of, whole_file, write_json, write_whole
 
 HALF_WRITTEN = """
 import sys, time

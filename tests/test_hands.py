@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from asdgan import hands
+from asdgan._system import parallel
+from asdgan._system.parallel import in_order
 from asdgan.audio import require_file
 from asdgan.errors import BadInput
-from asdgan.hands import in_order
 
 # What a person may type into a notebook: no guard, and a main module that no file holds.
 UNGUARDED = """
@@ -44,9 +44,9 @@ def alive(process: int) -> bool:
 @pytest.fixture
 def rested():
     """No process waits for work, before or after."""
-    hands.dismiss()
+    parallel.dismiss()
     yield
-    hands.dismiss()
+    parallel.dismiss()
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -57,11 +57,11 @@ def test_answers_come_in_the_order_of_the_pieces(apart):
 
 
 def test_processes_wait_for_more_work_and_end_where_none_comes(rested, monkeypatch):
-    monkeypatch.setattr(hands, "IDLE", 0.5)
+    monkeypatch.setattr(parallel, "IDLE", 0.5)
     before = children(os.getpid())
     began = [set(in_order(os.getpid, [()] * 20, hands=2, apart=True)) for _ in range(2)]
-    assert hands.ready(2)
-    assert not hands.ready(3)
+    assert parallel.ready(2)
+    assert not parallel.ready(3)
     assert children(os.getpid()) - before == began[0] | began[1]
     assert len(began[0] | began[1]) == 2
     assert set(in_order(os.getpid, [()] * 20, hands=3, apart=True)).isdisjoint(began[0])
@@ -69,7 +69,7 @@ def test_processes_wait_for_more_work_and_end_where_none_comes(rested, monkeypat
     while children(os.getpid()) != before and time.monotonic() < until:
         time.sleep(0.05)
     assert children(os.getpid()) == before
-    assert not hands.ready(3)
+    assert not parallel.ready(3)
 
 
 def test_work_that_failed_leaves_no_process(rested):
@@ -84,13 +84,13 @@ def test_a_process_that_ended_while_it_waited_is_made_anew(rested):
     [found] = in_order(os.getpid, [()], hands=1, apart=True)
     os.kill(found, signal.SIGKILL)
     until = time.monotonic() + 30
-    while hands.ready(1) and time.monotonic() < until:
+    while parallel.ready(1) and time.monotonic() < until:
         time.sleep(0.05)
     assert [*in_order(os.getpid, [()], hands=1, apart=True)] != [found]
 
 
 def test_there_is_a_usable_core():
-    assert hands.usable_cores() >= 1
+    assert parallel.usable_cores() >= 1
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -113,7 +113,7 @@ def test_a_refusal_is_the_same_sentence_from_a_process(tmp_path, apart):
 def test_a_bug_in_a_process_says_where_it_is():
     with pytest.raises(ZeroDivisionError) as found:
         list(in_order(partial(divmod, 1), [(0,)], hands=1, apart=True))
-    assert "asdgan/hands.py" in found.value.__notes__[0]
+    assert "asdgan/_system/parallel.py" in found.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

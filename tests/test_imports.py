@@ -11,10 +11,10 @@ HEAVY = {"torch", "torchaudio", "pytorch_lightning", "hydra", "optuna", "sklearn
 LIGHT = [
     "asdgan",
     "asdgan.errors",
-    "asdgan.files",
-    "asdgan.hands",
+    "asdgan._system.files",
+    "asdgan._system.parallel",
     "asdgan.releases",
-    "asdgan.shipped",
+    "asdgan._system.resources",
     "asdgan.rules",
     "asdgan.folders",
     "asdgan.labels",

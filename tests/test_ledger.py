@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from asdgan import ledger
+from asdgan._system.files import read_json, write_json
 from asdgan.errors import Damaged
 from asdgan.failure import failures_in, write_failure
-from asdgan.files import read_json, write_json
 from asdgan.ledger import find, flatten, read, read_all, read_scores, signature, write
 
 DATA = "d" * 64

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from asdgan import judge, ledger, metrics, run, settings, submission
-from asdgan.files import read_json, write_json
+from asdgan._system.files import read_json, write_json
 
 SOURCE_AND_TARGET = ("source", "target")
 

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from asdgan._system.lifetime import end_with
 from asdgan.errors import BadInput
-from asdgan.life import end_with
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from hydra.plugins.launcher import Launcher
 
-from asdgan import board, ledger, terminal
+from asdgan import board, ledger
+from asdgan._system import console
+from asdgan._system.files import remove_remains
 from asdgan.errors import BadInput
 from asdgan.failure import failures_in
-from asdgan.files import remove_remains
 from asdgan.sweep import grid as grids
 from asdgan.sweep import local, on_submitit, pace, prepare, rounds, together
 from asdgan.sweep import plan as plans
@@ -56,7 +57,7 @@ def answer(typed: Sequence[str], launcher: Launcher, hydras: Sequence[str] = ())
             begin = getattr(launcher, "begin", _later)
             return sweep(typed, launch, slots=slots, on_gpu=on_gpu, begin=begin)
     except BadInput as error:
-        return terminal.refusal(error)
+        return console.refusal(error)
     except (KeyboardInterrupt, SystemExit) as end:
         log.error(
             "stopped; what was finished is kept, and the same command goes on from there: "
@@ -135,10 +136,10 @@ def sweep(
     if grid.settings.dry_run:
         if plan.jobs:
             hours, said = pace.estimate(plan.jobs, slots=slots)
-            terminal.console.print(
+            console.console.print(
                 f"about {hours:,.1f} hours of training with {slots} jobs at once ({said})"
             )
-        terminal.console.print("nothing started: sweep.dry_run=true")
+        console.console.print("nothing started: sweep.dry_run=true")
         return 0
     with _alone(folder):
         path = plans.write(plan, folder)
@@ -149,9 +150,7 @@ def sweep(
             try:
                 failed |= _run(plan.jobs, path, outputs, launch)
                 if plan.ensembles:
-                    failed |= together.put_together(
-                        plan.ensembles, outputs, terminal.console.print
-                    )
+                    failed |= together.put_together(plan.ensembles, outputs, console.console.print)
             finally:
                 _show(plan.name, plan.points, outputs)
     return 1 if failed else 0
@@ -168,9 +167,9 @@ def _run(jobs: Sequence[Job], path: Path, outputs: Path, launch: Launch) -> set[
     turn = 1
     while todo:
         wanted = sum(len(job.wanted) for job in todo)
-        with terminal.bars(shown=True) as bar:
+        with console.bars(shown=True) as bar:
             counted = bar("points", wanted)
-            watch = Watch(todo, outputs / "runs", counted.advance, terminal.console.print)
+            watch = Watch(todo, outputs / "runs", counted.advance, console.console.print)
             watch.start()
             try:
                 launch([(path, number) for number in range(len(todo))])
@@ -222,9 +221,9 @@ def _search(
         _run(jobs, path, outputs, launch)
 
     search = rounds.Search(grid, outputs, run, slots, on_gpu, begin)
-    terminal.console.print(str(search))
+    console.console.print(str(search))
     if grid.settings.dry_run:
-        terminal.console.print("nothing started: sweep.dry_run=true")
+        console.console.print("nothing started: sweep.dry_run=true")
         return 0
     with _alone(search.folder):
         try:
@@ -232,7 +231,7 @@ def _search(
         finally:
             if search.points:
                 _show(search.name, search.every_point(), outputs)
-                terminal.console.print(search.conclusion)
+                console.console.print(search.conclusion)
     return 1 if failed else 0
 
 
@@ -240,7 +239,7 @@ def _search(
 
 
 def _say_plan(plan: Plan, seconds: float) -> None:
-    say = terminal.console.print
+    say = console.console.print
     left = sum(len(job.wanted) for job in plan.jobs)
     if not plan.jobs and not plan.ensembles:
         say(f"nothing to do: {len(plan.done)} done, {len(plan.failed)} failed")
@@ -269,7 +268,7 @@ def _show(name: str, points: Collection[str], outputs: Path) -> None:
     failures, _ = failures_in(outputs / "runs")
     results = (found for _, found in ledger.each(outputs / "runs") if not isinstance(found, str))
     board.show(results, failures, wanted=points, top=SHOWN)
-    terminal.console.print(f"all of it: asdgan board {name}")
+    console.console.print(f"all of it: asdgan board {name}")
 
 
 @contextmanager

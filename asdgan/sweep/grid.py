@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asdgan import ensemble, settings
+from asdgan._system.resources import SWEEPS
 from asdgan.errors import BadInput
-from asdgan.shipped import SWEEPS
 from asdgan.sweep.blocks import read
 from asdgan.sweep.space import MULTIPLIED, Dimension, Value, dimension_of
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from asdgan._system.parallel import surroundings
 from asdgan.errors import BadInput
-from asdgan.hands import surroundings
 from asdgan.sweep import elsewhere, local
 from asdgan.sweep.local import Endings
 from asdgan.sweep.slots import Slot

@@ -20,8 +20,8 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict, read_write
 
+from asdgan._system.parallel import surroundings
 from asdgan.errors import BadInput
-from asdgan.hands import surroundings
 from asdgan.sweep import elsewhere
 from asdgan.sweep import plan as plans
 from asdgan.sweep.local import Endings

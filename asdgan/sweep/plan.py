@@ -16,10 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from asdgan import ensemble, ledger, settings
+from asdgan._system.files import canonical, read_json, write_json
 from asdgan.ensemble import Ensemble
 from asdgan.errors import BadInput, Damaged
 from asdgan.failure import write_failure
-from asdgan.files import canonical, read_json, write_json
 from asdgan.stack import Stack
 from asdgan.sweep.grid import Grid, Part
 from asdgan.traits import Trait

@@ -8,8 +8,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from asdgan import job, ledger
+from asdgan._system.files import canonical
 from asdgan.errors import BadInput
-from asdgan.files import canonical
 from asdgan.material import Material, listen
 from asdgan.sweep import memory, plan
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, material, settings, terminal, traits
+from asdgan import ledger, material, settings, traits
+from asdgan._system import console
+from asdgan._system.files import canonical
 from asdgan.errors import BadInput
 from asdgan.failure import failures_in
-from asdgan.files import canonical
 from asdgan.sweep import building
 from asdgan.sweep import plan as plans
 from asdgan.sweep.grid import Grid, Part
@@ -74,7 +75,7 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
     roots: dict[int, str] = {}
     known: dict[bytes, str] = {}
     prints: dict[tuple[bytes, str], str] = {}
-    with terminal.bars(shown=True) as bar:
+    with console.bars(shown=True) as bar:
 
         def counter(title: str, total: int) -> material.Advance:
             return bar(title, total).advance

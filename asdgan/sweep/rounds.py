@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from asdgan import terminal
+from asdgan._system import console
+from asdgan._system.files import read_json
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import read_json
 from asdgan.sweep import grid as grids
 from asdgan.sweep import plan as plans
 from asdgan.sweep import prepare, search
@@ -121,7 +121,7 @@ class Search:
         failed = counts["fail"] - forgiven
         if not self.points:
             done = counts["complete"] + counts["pruned"]
-            terminal.console.print(f"nothing to do: {done} done, {failed} failed")
+            console.console.print(f"nothing to do: {done} done, {failed} failed")
         return failed
 
     def every_point(self) -> frozenset[str]:
@@ -155,7 +155,7 @@ class Search:
         told = [f"{counts['complete'] + counts['pruned']} of {self._node.trials} trials"]
         told += [f"{counts['pruned']} of them ended early"] if counts["pruned"] else []
         told += [f"{counts['fail']} failed"] if counts["fail"] else []
-        terminal.console.print(f"{', '.join(told)}; {_best(study)}")
+        console.console.print(f"{', '.join(told)}; {_best(study)}")
 
     def _train(
         self,

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from asdgan import ledger, metrics
+from asdgan._system.files import canonical, read_json
 from asdgan.errors import BadInput, Damaged
-from asdgan.files import canonical, read_json
 from asdgan.reading import Kept
 from asdgan.sweep.space import Dimension, Value
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from asdgan.hands import usable_cores
+from asdgan._system.parallel import usable_cores
 
 DEVICE = re.compile(r"(?:GPU (?P<index>\d+)|\s+MIG)\b.*\(UUID: (?P<uuid>[^)]+)\)")
 ASKING_SECONDS = 60  # a driver that is loaded for the first time takes its time

@@ -9,11 +9,12 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from asdgan import ensemble, ledger, terminal
+from asdgan import ensemble, ledger
+from asdgan._system import console
+from asdgan._system.files import remove_remains
 from asdgan.ensemble import Scored
 from asdgan.errors import BadInput
 from asdgan.failure import failures_in, write_failure
-from asdgan.files import remove_remains
 from asdgan.sweep.plan import Together
 from asdgan.sweep.search import Results
 from asdgan.sweep.worker import verdict
@@ -47,7 +48,7 @@ def put_together(some: Sequence[Together], outputs: Path, say: Callable[[str], N
         return ensemble.scored_by(kept, name)
 
     failed: set[str] = set()
-    with terminal.bars(shown=True) as bar:
+    with console.bars(shown=True) as bar:
         counted = bar("ensembles", len(some))
         for one in some:
             try:

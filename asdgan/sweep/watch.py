@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asdgan import ledger, terminal
+from asdgan import ledger
+from asdgan._system import console
 from asdgan.errors import Damaged
 from asdgan.failure import Failure, failures_in
 from asdgan.sweep.plan import Job
@@ -107,7 +108,7 @@ class Watch(threading.Thread):
         pace = f"{len(self.done) / hours:.0f} points/h" if self.done and hours else ""
         failed = len(set(self.failed) - self.done)
         best = ", ".join(
-            f"{name} {terminal.figure(auc)}" for name, (auc, _) in sorted(self.best.items())
+            f"{name} {console.figure(auc)}" for name, (auc, _) in sorted(self.best.items())
         )
         told = [pace, f"{failed} failed" if failed else "", f"best {best}" if best else ""]
         return "; ".join(one for one in told if one)

@@ -34,8 +34,8 @@ from types import FrameType
 from typing import Any
 
 import asdgan
+from asdgan._system.lifetime import die, end_with
 from asdgan.errors import Stopped
-from asdgan.life import die, end_with
 
 Target = Callable[[Path, int, Callable[[str], None]], object]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Self
 
-from asdgan.hands import surroundings
+from asdgan._system.parallel import surroundings
 from asdgan.sweep.seat import Job, Seat, State
 from asdgan.sweep.slots import Slot
 

@@ -1,10 +1,10 @@
 """Many equal pieces of work side by side: in threads, or, where they are many, in processes.
 
 Threads that take turns at the interpreter every few microseconds hinder one another; processes
-take seconds to start. Those here run `python -m asdgan.hands`, so nothing of the program that
-asks is loaded twice: not a notebook, nor a script without a guard. Each is told its pieces through
-a socket, waits a while for those of the next work, and ends with the one that asks, however that
-one died (see `life`).
+take seconds to start. Those here run `python -m asdgan._system.parallel`, so nothing of the
+program that asks is loaded twice: not a notebook, nor a script without a guard. Each is told its
+pieces through a socket, waits a while for those of the next work, and ends with the one that asks,
+however that one died (see `lifetime`).
 """
 
 import operator
@@ -25,8 +25,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from asdgan._system.lifetime import end_with
 from asdgan.errors import BadInput
-from asdgan.life import end_with
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # By default glibc gives freed arrays of megabytes back to the system and asks for them again, page
@@ -136,7 +136,7 @@ class _Crew:
             given = [theirs.fileno(), life.fileno()]
             process = subprocess.Popen(
                 # -P: whatever lies in the folder where this was started is nobody's module
-                [sys.executable, "-P", "-m", "asdgan.hands", *map(str, given)],
+                [sys.executable, "-P", "-m", "asdgan._system.parallel", *map(str, given)],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **surroundings(1), **KEPT},
                 pass_fds=given,

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from asdgan._system.files import read_json, write_json
 from asdgan.errors import Damaged
-from asdgan.files import read_json, write_json
 
 LOGGER = logging.getLogger(__name__)
 

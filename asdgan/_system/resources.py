@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def _folder(name: str) -> Path:
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     return next(
         (home / name for home in (package, package.parent) if (home / name).is_dir()),
         package.parent / name,

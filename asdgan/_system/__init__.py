@@ -1,0 +1,1 @@
+"""Under the house: files written whole, processes that end with their parent, the console."""
