@@ -22,8 +22,8 @@ from asdgan.ledger import Result
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:
+    from asdgan.data.windows import Windows
     from asdgan.detector import Detector
-    from asdgan.windows import Windows
 
 log = logging.getLogger("asdgan")
 

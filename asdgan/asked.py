@@ -12,8 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asdgan import clips, machines, material
+from asdgan import material
 from asdgan._system.console import bars, console
+from asdgan.data import clips
+from asdgan.data.demo import sounds
 from asdgan.errors import BadInput
 from asdgan.points import Gathered, Point
 from asdgan.settings import LANE_AXES, parsed
@@ -258,7 +260,7 @@ def asked(
     subset = grid.parts[0].config.dataset.get("subset") or "dev"
     usual = [machine_type for *of, machine_type in sizes if of == [release, subset]]
     if release == "demo":
-        usual = list(machines.SECTIONS)
+        usual = list(sounds.SECTIONS)
     there = {one.machine_type for one in gathered.points if one.release == release}
     return Asked(name, tuple(typed), grid, gathered, tuple(usual or sorted(there)))
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asdgan.data.scaling import Scaling
+from asdgan.data.windows import Windows
 from asdgan.errors import BadInput
-from asdgan.scaling import Scaling
-from asdgan.windows import Windows
 
 if TYPE_CHECKING:
     from vector_quantize_pytorch import VectorQuantize

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from asdgan import health
 from asdgan.compiling import compiled, forget
+from asdgan.data.scaling import Scaling
+from asdgan.data.windows import Batch, Block, Windows
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, Noise, lanes_of, listed, per_lane
 from asdgan.outliers import Outliers
 from asdgan.pooling import AT_ONCE, POOLS, clip_groups, overlaid
-from asdgan.scaling import Scaling
-from asdgan.windows import Batch, Block, Windows
 
 
 class Detector(pl.LightningModule):

@@ -28,8 +28,8 @@ from asdgan.stack import Stack
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from asdgan.data.windows import Drawing, Windows
     from asdgan.detector import Detector
-    from asdgan.windows import Drawing, Windows
 
 log = logging.getLogger("asdgan")
 
@@ -75,7 +75,7 @@ def steps_of(config: DictConfig, train: "Windows", epochs: int) -> int:
     """Optimiser steps of a training."""
     import torch
 
-    from asdgan import windows
+    from asdgan.data import windows
 
     numbers, _ = _held_out(config, train)
     count = drawing_of(config).count(torch.bincount(train.clip[numbers]))
@@ -84,7 +84,7 @@ def steps_of(config: DictConfig, train: "Windows", epochs: int) -> int:
 
 def drawing_of(config: DictConfig) -> "Drawing":
     """Which of the training windows an epoch takes; old configs do not say, and take all."""
-    from asdgan.windows import Drawing
+    from asdgan.data.windows import Drawing
 
     return Drawing(
         per_clip=config.windows.get("per_clip"), per_epoch=config.windows.get("per_epoch")
@@ -215,8 +215,8 @@ def fit(
     import torch
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
+    from asdgan.data.windows import WindowData
     from asdgan.training import Checkpointing, OwnSignals, Readings, Reporting
-    from asdgan.windows import WindowData
 
     pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
     detector = settings.build(config)
@@ -344,7 +344,7 @@ def _found(saving: Saving | None) -> Any:  # noqa: ANN401 - a Checkpoint, or Non
 
 
 def _held_out(config: DictConfig, train: "Windows") -> tuple[Any, Any]:
-    from asdgan.windows import held_out
+    from asdgan.data.windows import held_out
 
     return held_out(
         train,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from asdgan.logmel import LogMel
+from asdgan.data.log_mel import LogMel
 
 if TYPE_CHECKING:
     from torch import Tensor

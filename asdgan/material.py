@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from asdgan import clips, demo, odd, sieve
 from asdgan._system.console import printable
 from asdgan._system.files import canonical
 from asdgan._system.parallel import helpful
-from asdgan.audio import wav_length
+from asdgan.data import bad_clips, clips, oddities
+from asdgan.data.bad_clips import LeftOut
+from asdgan.data.demo import plant as demo
+from asdgan.data.log_mel import LogMel
+from asdgan.data.wav import wav_length
 from asdgan.errors import BadInput
-from asdgan.logmel import LogMel
-from asdgan.sieve import LeftOut
 
 if TYPE_CHECKING:
-    from asdgan.windows import Windows
+    from asdgan.data.windows import Windows
 
 log = logging.getLogger("asdgan")
 
@@ -107,7 +108,7 @@ def table_of(
     table = clips.clip_table(root, config.dataset.release, machine_type, choice_of(config))
     if not _skips(config):
         return table, ()
-    return sieve.sieved(
+    return bad_clips.sieved(
         table,
         LogMel(**config.features),
         window=config.windows.frames or 0,  # an ensemble has none of its own
@@ -193,8 +194,8 @@ def listen(
     Raises:
         BadInput: The data set or one of its clips cannot be used.
     """
-    from asdgan.features import stored_frames
-    from asdgan.windows import Windows
+    from asdgan.data.frames import stored_frames
+    from asdgan.data.windows import Windows
 
     table, left_out = table_of(config, root, machine_type, counter)
     _say_left_out(machine_type, left_out)
@@ -246,13 +247,13 @@ def _say_left_out(machine_type: str, left_out: Sequence[LeftOut]) -> None:
 
 def _say_lengths(machine_type: str, lengths: Mapping[clips.Clip, int], settings: LogMel) -> None:
     """A line for the clips that are not as long as most; a frame more or less is no difference."""
-    most = odd.usual(list(lengths.values()))
+    most = oddities.usual(list(lengths.values()))
     if most is None:
         return
     others = [
         clip
         for clip, length in lengths.items()
-        if odd.differs(length, most) and abs(length - most) > 1
+        if oddities.differs(length, most) and abs(length - most) > 1
     ]
     if others:
         like_most = next(clip for clip, length in lengths.items() if length == most)
@@ -268,7 +269,7 @@ def _say_lengths(machine_type: str, lengths: Mapping[clips.Clip, int], settings:
         ]
         log.warning(
             "%s: %d clips of another length than most, %s first: %s",
-            machine_type, len(others), printable(others[0].name), odd.length_said(*seconds),
+            machine_type, len(others), printable(others[0].name), oddities.length_said(*seconds),
         )  # fmt: skip
 
 

@@ -13,14 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 
 import asdgan
 from asdgan import health, ledger, metrics
+from asdgan.data.log_mel import LogMel
 from asdgan.failure import write_failure
-from asdgan.logmel import LogMel
 from asdgan.material import Material
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:
+    from asdgan.data.windows import Windows
     from asdgan.detector import Detector
-    from asdgan.windows import Windows
 
 TRANSDUCTIVE = "transductive: scored by statistics of each clip's own windows"
 

@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import choice, clips, ledger
+from asdgan import choice, ledger
 from asdgan._system import console as terminal
 from asdgan._system.console import Parser, answer, printable, sheet
 from asdgan._system.files import as_csv, write_whole
 from asdgan.choice import Choice, Stored
+from asdgan.data import clips
+from asdgan.data.log_mel import LogMel
+from asdgan.data.releases import GRAMMARS
 from asdgan.errors import BadInput, Damaged
-from asdgan.logmel import LogMel
 from asdgan.points import said
-from asdgan.releases import GRAMMARS
 from asdgan.threshold import (
     FITS,
     Threshold,
@@ -42,8 +43,8 @@ from asdgan.threshold import (
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from asdgan.data.windows import Windows
     from asdgan.detector import Detector
-    from asdgan.windows import Windows
 
 Line = dict[str, Any]  # of a clip, by column
 
@@ -102,8 +103,8 @@ class Scorer:
     def _windows(self, path: Path, section: str | None) -> "Windows":
         import torch
 
-        from asdgan.features import Frames, clip_frames
-        from asdgan.windows import Windows
+        from asdgan.data.frames import Frames, clip_frames
+        from asdgan.data.windows import Windows
 
         clip = self.clip(path, section)
         frames = clip_frames(clip, self.features)

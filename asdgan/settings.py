@@ -24,8 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from asdgan._system.resources import CONF
+from asdgan.data.log_mel import LogMel
 from asdgan.errors import BadInput
-from asdgan.logmel import LogMel
 from asdgan.rules import Rule, stated
 from asdgan.traits import recipe_of
 

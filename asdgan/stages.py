@@ -22,8 +22,8 @@ from asdgan.errors import BadInput, Damaged
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from asdgan.data.windows import Windows
     from asdgan.detector import Detector
-    from asdgan.windows import Windows
 
 log = logging.getLogger("asdgan")
 
@@ -55,7 +55,7 @@ def learnt(
 
 
 def _weights(name: str, config: DictConfig, fit: Fit, on_steps: OnSteps) -> Mapping[str, "Tensor"]:
-    from asdgan.windows import Joined
+    from asdgan.data.windows import Joined
 
     root = material.root_of(config, material.uncounted)
     data = material.learnt_from(config, root)

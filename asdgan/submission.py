@@ -23,8 +23,8 @@ from asdgan._system.console import Parser, answer, printable, sheet
 from asdgan._system.files import write_json, write_whole
 from asdgan.challenge import DECISIONS, SCORES, Place, file_name, stem
 from asdgan.choice import Choice, Stored
+from asdgan.data.labels import said_by
 from asdgan.errors import BadInput, Damaged
-from asdgan.labels import said_by
 from asdgan.points import said
 from asdgan.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
 

@@ -16,8 +16,8 @@ from asdgan import beside, ledger, points, published, selection, settings
 from asdgan._system.console import Parser, answer, sheet
 from asdgan._system.files import write_whole
 from asdgan.asked import Asked, asked, missing
+from asdgan.data.folders import nearest
 from asdgan.errors import BadInput
-from asdgan.folders import nearest
 from asdgan.points import Gathered
 from asdgan.published import Entry
 from asdgan.ranking import Line

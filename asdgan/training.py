@@ -15,8 +15,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from asdgan import checkpoint
+from asdgan.data.windows import Block, WindowData
 from asdgan.detector import Detector
-from asdgan.windows import Block, WindowData
 
 
 def epochs_done(trainer: pl.Trainer) -> int:

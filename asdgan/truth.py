@@ -28,8 +28,8 @@ from asdgan.challenge import (
     stem,
     zero_or_one,
 )
+from asdgan.data.labels import said_by
 from asdgan.errors import BadInput
-from asdgan.labels import said_by
 
 LIST = "eval_data_list*.csv"
 ANONYMOUS = r"(?:id|section)_([0-9]{2})(?:_(source|target))?(?:_test)?_([0-9]+)"

@@ -40,7 +40,7 @@ class Measured:
 
         from asdgan import job, material, settings
         from asdgan._system.parallel import usable_cores
-        from asdgan.windows import WindowData, held_out
+        from asdgan.data.windows import WindowData, held_out
 
         self.config = settings.compose([f"model={name}", *PLANT, f"outputs={asked.outputs}"])
         root = material.root_of(self.config, material.uncounted)

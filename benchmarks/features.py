@@ -36,14 +36,14 @@ import numpy as np
 import soundfile
 import torch
 
-from asdgan import clips as tables
-from asdgan import features as log_mels
 from asdgan import settings
 from asdgan._system import parallel
 from asdgan._system.parallel import usable_cores
-from asdgan.audio import import_torchaudio, read_wav
-from asdgan.features import LogMel, log_mel, stored_frames
-from asdgan.windows import Windows
+from asdgan.data import clips as tables
+from asdgan.data import frames as log_mels
+from asdgan.data.frames import LogMel, log_mel, stored_frames
+from asdgan.data.wav import import_torchaudio, read_wav
+from asdgan.data.windows import Windows
 
 RATE, SECONDS, FILES = 16_000, 10, 200
 

@@ -20,7 +20,7 @@ import torch
 from plain import LENGTH, MELS, Module
 from sklearn.metrics import roc_auc_score
 
-from asdgan.audio import import_torchaudio
+from asdgan.data.wav import import_torchaudio
 
 
 def windows_of(path, mel):

@@ -37,10 +37,10 @@ import torch
 from plain import LENGTH, MELS, Module, Plain
 
 from asdgan import health, settings
-from asdgan.features import Frames
+from asdgan.data.frames import Frames
+from asdgan.data.windows import WindowData, Windows
 from asdgan.lanes import Noise
 from asdgan.sweep.local import ALLOCATION
-from asdgan.windows import WindowData, Windows
 
 
 def ours(lanes, compiled, batch, device):

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from asdgan import ledger, machines
+from asdgan import ledger
+from asdgan.data.demo import sounds
 
 LOW, HIGH = 0.60, 0.98
 
@@ -65,7 +66,7 @@ def main() -> int:
         for seed in asked.seeds:
             train(plant, seed, outputs)
         rows = rows_of(outputs, asked.seeds)
-        for machine_type in machines.SECTIONS:
+        for machine_type in sounds.SECTIONS:
             of_type = [rows[machine_type, seed] for seed in asked.seeds]
             aucs = [row["auc"] for row in of_type]
             paucs = [row["pauc"] for row in of_type]

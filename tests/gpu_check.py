@@ -26,9 +26,9 @@ import torch
 from shrunk import STACKABLE
 
 from asdgan import job, ledger, material, settings
+from asdgan.data.windows import Batch
 from asdgan.errors import Stopped
 from asdgan.lanes import Noise
-from asdgan.windows import Batch
 
 SMALL = [
     "dataset=demo",

@@ -12,10 +12,10 @@ import torch
 from omegaconf import OmegaConf
 
 from asdgan import settings
+from asdgan.data.frames import Frames
+from asdgan.data.windows import Batch, Windows
 from asdgan.errors import BadInput
-from asdgan.features import Frames
 from asdgan.lanes import Noise
-from asdgan.windows import Batch, Windows
 
 YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
 ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]

@@ -10,10 +10,10 @@ from shrunk import compose, detector_of, windows_for
 
 from asdgan import settings
 from asdgan.adversarial import gradient_penalty
+from asdgan.data.windows import Batch
 from asdgan.errors import BadInput
 from asdgan.lanes import key_of
 from asdgan.sweep import grid
-from asdgan.windows import Batch
 
 REAL = ["dataset=folder", "dataset.root=unused"]
 

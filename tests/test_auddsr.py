@@ -5,8 +5,8 @@ import torch
 from shrunk import compose, detector_of, learn, windows_of
 
 from asdgan import settings
+from asdgan.data.windows import Batch
 from asdgan.models import auddsr
-from asdgan.windows import Batch
 
 X = torch.randn(6, 48, generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from wavs import DATA, PCM, RATE, SAMPLES, WAV, chunk, extensible, floats, fmt, noise, riff
 
-from asdgan.audio import import_torchaudio, read_wav, wav_length
+from asdgan.data.wav import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput
 
 BAD = {
@@ -197,7 +197,7 @@ def test_torchaudio_comes_with_and_without_its_compiled_part(tmp_path, error):
     }.items():
         (tmp_path / "torchaudio").mkdir(exist_ok=True)
         (tmp_path / "torchaudio" / f"{name}.py").write_text(text)
-    code = "from asdgan.audio import *; print(type(import_torchaudio().functional.answer))"
+    code = "from asdgan.data.wav import *; print(type(import_torchaudio().functional.answer))"
     assert python(code, str(tmp_path)) == f"<class '{'function' if error else 'int'}'>\n"
 
 

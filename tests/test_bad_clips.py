@@ -13,11 +13,12 @@ import soundfile
 import yaml
 from wavs import DATA, PCM, RATE, SAMPLES, WAV, chunk, floats, fmt, noise, of, riff
 
-from asdgan import archives, audit, clips
 from asdgan._system.files import write_json
-from asdgan.audio import read_wav, wav_length
+from asdgan.data import audit, clips
+from asdgan.data.fetch import archives
+from asdgan.data.frames import LogMel, stored_frames
+from asdgan.data.wav import read_wav, wav_length
 from asdgan.errors import BadInput
-from asdgan.features import LogMel, stored_frames
 
 YAML = Path(__file__).parents[1] / "conf" / "features" / "logmel.yaml"
 LOGMEL = LogMel(**yaml.safe_load(YAML.read_text()))

@@ -17,10 +17,10 @@ from shrunk import NAMES, STACKABLE, compose, dropping, windows_for
 from torch import nn
 
 from asdgan import checkpoint
+from asdgan.data.windows import WindowData, held_out
 from asdgan.errors import BadInput, Damaged
 from asdgan.lanes import adam
 from asdgan.training import Checkpointing, Readings, Reporting
-from asdgan.windows import WindowData, held_out
 
 EPOCHS, BATCH = 4, 16  # of 5 blocks each, the last minibatch smaller
 EDGES = [(0, 1), (1, 0), (1, 1), (EPOCHS - 1, 4), (EPOCHS, 0)]  # around an epoch's end

@@ -6,9 +6,9 @@ import sys
 import pytest
 from plants import make
 
-from asdgan import clips
 from asdgan._system.files import read_json
-from asdgan.clips import clip_table, fingerprint, machine_types
+from asdgan.data import clips
+from asdgan.data.clips import clip_table, fingerprint, machine_types
 from asdgan.errors import BadInput
 
 PLANT = (

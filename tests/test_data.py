@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from asdgan import archives, audit, data, download, fetch
-from asdgan.clips import clip_table
-from asdgan.download import Patience, Remote
+from asdgan.data import __main__, audit
+from asdgan.data.clips import clip_table
+from asdgan.data.fetch import archives, download, fetch
+from asdgan.data.fetch.download import Patience, Remote
 from asdgan.errors import BadInput
 
 QUICK = Patience(connect=5, silence=0.3, failures=3, first=0.001, longest=0.002, asked=5)
@@ -427,7 +428,7 @@ DEV, TRAIN, TEST = (6355122, "dev_fan.zip"), (6462969, "eval_data_fan_train.zip"
 @pytest.fixture
 def zenodo(server, monkeypatch):
     """A server with the records of the 2022 release, of which it has fan only."""
-    monkeypatch.setattr(data, "Patience", lambda: QUICK)
+    monkeypatch.setattr(__main__, "Patience", lambda: QUICK)
     server.files.clear()
     for (number, name), members in (
         (DEV, [*release("fan", "00", "train", "test"), ("__MACOSX/fan/._x.wav", b"litter")]),
@@ -447,7 +448,9 @@ def md5(body):
 
 def fetching(server, root, *rest, word="fetch"):
     base = ["--base", server.base] if word == "fetch" else []
-    return data.main([word, "dcase2022", "--machine", "fan", "--root", str(root), *base, *rest])
+    return __main__.main(
+        [word, "dcase2022", "--machine", "fan", "--root", str(root), *base, *rest]
+    )
 
 
 def visible(root):
@@ -552,14 +555,14 @@ def test_an_archive_in_parts_beside_a_plain_file_is_fetched_whole(
     record = {"record": 1, "unpack": ".", "archives": [archive], "files": [plain]}
     published({"toyadmos": {"licence": "its own", "unpacks_to": 2.6, "all": [record]}})
     command = ["fetch", "toyadmos", "--root", str(tmp_path / "toy"), "--base", zenodo.base]
-    assert data.main(command) == 0
+    assert __main__.main(command) == 0
     assert [path for path, _ in zenodo.asked] == [
         f"/records/1/files/{name}?download=1" for name in files
     ]
     table = clip_table(tmp_path / "toy", "toyadmos", "ToyCar")
     assert [clip.split for clip in table] == ["test", "test", "train"]
     assert (tmp_path / "toy" / "LICENSE.pdf").is_file()
-    assert data.main(command) == 0
+    assert __main__.main(command) == 0
     assert "all 2 archives are there already" in capsys.readouterr().out
 
 
@@ -601,7 +604,7 @@ def test_nothing_of_a_hostile_archive_becomes_visible(zenodo, tmp_path, capsys, 
 def test_a_7z_that_nothing_can_open_is_not_downloaded(zenodo, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "py7zr", None)
     command = ["fetch", "toyadmos", "--machine", "ToyCar", "--base", zenodo.base]
-    assert data.main([*command, "--root", str(tmp_path)]) == 2
+    assert __main__.main([*command, "--root", str(tmp_path)]) == 2
     assert "pip install 'asdgan[toyadmos]'" in capsys.readouterr().err
     assert zenodo.asked == []
 
@@ -711,7 +714,7 @@ def test_a_mistake_on_the_command_line_is_a_sentence_and_exit_code_2(
     tmp_path, monkeypatch, capsys, words, sentence
 ):
     monkeypatch.chdir(tmp_path)
-    assert data.main(words) == 2
+    assert __main__.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(sentence, line)
 
@@ -728,7 +731,7 @@ def test_every_published_archive_names_its_machine_type_and_place():
 def test_the_default_root_is_the_one_of_the_configs(monkeypatch, tmp_path):
     from asdgan import settings
 
-    monkeypatch.setenv(data.DATA, str(tmp_path))
+    monkeypatch.setenv(__main__.DATA, str(tmp_path))
     for name in fetch._records():
         config = settings.compose(["model=dcase_ae", f"dataset={name}"])
         assert config.dataset.root == str(tmp_path / name)
@@ -793,7 +796,7 @@ def test_verify_goes_on_with_the_other_machine_types(tmp_path, capsys):
     odd = tmp_path / "dev_data" / "ToyCar" / "train" / "odd.wav"
     odd.parent.mkdir(parents=True)
     odd.write_bytes(wav())
-    assert data.main(["verify", "dcase2020", "--root", str(tmp_path)]) == 1
+    assert __main__.main(["verify", "dcase2020", "--root", str(tmp_path)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("wrong: dev ToyCar: clip 'ToyCar/train/odd.wav' in")
     assert said[1:] == [
@@ -805,7 +808,7 @@ def test_verify_goes_on_with_the_other_machine_types(tmp_path, capsys):
 def test_verify_says_which_published_list_disagrees_where(shared, tmp_path, capsys):
     plant(tmp_path, train_normal_0=wav(0), test_normal_1=wav(1), test_anomaly_2=wav(2))
     lists = str(shared / "evaluator_cases" / "2022")
-    assert data.main(["verify", "dcase2020", "--root", str(tmp_path), "--truth", lists]) == 0
+    assert __main__.main(["verify", "dcase2020", "--root", str(tmp_path), "--truth", lists]) == 0
     said = capsys.readouterr().out
     assert "eval_data_list_2022.csv differs from ground_truth_data in the label of 296" in said
     assert "eval_data_list_2022.csv differs from ground_truth_domain in the domain of 300" in said

@@ -11,8 +11,10 @@ import soundfile
 from omegaconf import OmegaConf
 from sklearn.metrics import roc_auc_score
 
-from asdgan import clips, demo, machines
 from asdgan._system.files import read_json
+from asdgan.data import clips
+from asdgan.data.demo import plant as demo
+from asdgan.data.demo import sounds
 from asdgan.errors import BadInput
 
 SMALL = demo.Plant(seed=0, seconds=2, sample_rate=16000, ids=2, train_clips=2, test_clips=3)
@@ -72,7 +74,7 @@ def test_names_are_those_of_dcase_2020(plant):
 
 def test_the_release_reader_finds_every_clip(plant):
     types = clips.machine_types(plant, "demo")
-    assert set(types) == set(machines.SECTIONS)
+    assert set(types) == set(sounds.SECTIONS)
     found = sum(len(clips.clip_table(plant, "demo", one)) for one in types)
     assert found == demo.count(SMALL) == len(wavs(plant))
 
@@ -161,17 +163,17 @@ def test_more_clips_leave_the_first_ones_as_they_were():
     assert np.array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("machine_type", machines.SECTIONS)
+@pytest.mark.parametrize("machine_type", sounds.SECTIONS)
 def test_a_fault_changes_the_sound_and_not_the_moment_beneath(machine_type):
     full, planned = moments(machine_type)
-    for clip in planned[: len(machines.FAULTS[machine_type])]:
+    for clip in planned[: len(sounds.FAULTS[machine_type])]:
         harmed, unharmed = (demo.sound_of(full, clip, faulty=faulty) for faulty in (True, False))
         change = np.std(harmed - unharmed) / np.std(unharmed)
         assert 0.005 < change < 1.0
         assert np.corrcoef(harmed, unharmed)[0, 1] > 0.6
 
 
-@pytest.mark.parametrize("machine_type", machines.SECTIONS)
+@pytest.mark.parametrize("machine_type", sounds.SECTIONS)
 def test_loudness_does_not_tell_normal_from_anomaly(machine_type):
     areas = []
     full, harmed = moments(machine_type)
@@ -184,9 +186,9 @@ def test_loudness_does_not_tell_normal_from_anomaly(machine_type):
 
 
 def test_every_fault_is_described():
-    assert machines.PLANTED.keys() == machines.FAULTS.keys() == machines.SECTIONS.keys()
-    for machine_type, faults in machines.FAULTS.items():
-        assert all(f"{kind.capitalize()}:" in machines.PLANTED[machine_type] for kind in faults)
+    assert sounds.PLANTED.keys() == sounds.FAULTS.keys() == sounds.SECTIONS.keys()
+    for machine_type, faults in sounds.FAULTS.items():
+        assert all(f"{kind.capitalize()}:" in sounds.PLANTED[machine_type] for kind in faults)
 
 
 def test_the_config_makes_a_plant_of_414_clips(request):

@@ -19,12 +19,12 @@ import soundfile
 import torch
 import yaml
 
-from asdgan import features
 from asdgan._system import parallel
-from asdgan.audio import read_wav
-from asdgan.clips import Clip
+from asdgan.data import frames as features
+from asdgan.data.clips import Clip
+from asdgan.data.frames import AT_ONCE, Frames, LogMel, log_mel, stored_frames
+from asdgan.data.wav import read_wav
 from asdgan.errors import BadInput
-from asdgan.features import AT_ONCE, Frames, LogMel, log_mel, stored_frames
 
 YAML = Path(__file__).parents[1] / "conf" / "features" / "logmel.yaml"
 PUBLISHED = LogMel(**yaml.safe_load(YAML.read_text()))
@@ -350,7 +350,7 @@ def asked(clips: Sequence[Clip], store: Path, start, answers) -> None:
 def eight_processes(clips: Sequence[Clip], store: Path) -> tuple[list[int], set[str]]:
     """Clips that each of them computed, and what they got."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["asdgan.features"])  # torch is loaded once, not eight times
+    context.set_forkserver_preload(["asdgan.data.frames"])  # torch is loaded once, not eight times
     start, answers = context.Barrier(8), context.Queue()
     processes = [
         context.Process(target=asked, args=(clips, store, start, answers)) for _ in range(8)

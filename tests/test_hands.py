@@ -12,7 +12,7 @@ import pytest
 
 from asdgan._system import parallel
 from asdgan._system.parallel import in_order
-from asdgan.audio import require_file
+from asdgan.data.wav import require_file
 from asdgan.errors import BadInput
 
 # What a person may type into a notebook: no guard, and a main module that no file holds.

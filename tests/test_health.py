@@ -7,8 +7,8 @@ import torch
 from shrunk import compose, detector_of, dropping, windows_for, windows_of
 
 from asdgan import health
+from asdgan.data.windows import WindowData
 from asdgan.models.ganomaly import Ganomaly
-from asdgan.windows import WindowData
 
 GANS = ("ganomaly", "skip_ganomaly", "egbad")
 CRITICS = ("aegan_ad", "aegan_ad_repository")

@@ -7,10 +7,10 @@ import torch
 from shrunk import Recording, compose, detector_of, learn, windows_of
 
 from asdgan import settings
+from asdgan.data.frames import Frames
+from asdgan.data.windows import Batch, Windows
 from asdgan.errors import BadInput
-from asdgan.features import Frames
 from asdgan.lanes import Draw
-from asdgan.windows import Batch, Windows
 
 SHRUNK = compose("id_classifier")
 NOTHING = Draw(torch.tensor(1.0), None, None)  # is drawn where nothing is dropped

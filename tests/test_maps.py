@@ -8,9 +8,10 @@ import torch
 from shrunk import Recording, compose, detector_of, windows_of
 from test_score import TWO_MACHINES, plant, settings_of
 
-from asdgan import features, ledger, maps, run, score, settings
-from asdgan.logmel import LogMel
-from asdgan.windows import Windows
+from asdgan import ledger, maps, run, score, settings
+from asdgan.data import frames as features
+from asdgan.data.log_mel import LogMel
+from asdgan.data.windows import Windows
 
 LOGMEL = LogMel(**settings.compose([]).features)
 

@@ -6,10 +6,10 @@ import logging
 import pytest
 from plants import make
 
-from asdgan import labels
-from asdgan.clips import Choice, clip_table, fingerprint, machine_types
+from asdgan.data import labels
+from asdgan.data.clips import Choice, clip_table, fingerprint, machine_types
+from asdgan.data.releases import GRAMMARS
 from asdgan.errors import BadInput
-from asdgan.releases import GRAMMARS
 
 EVAL = Choice(subset="eval")
 

@@ -8,13 +8,13 @@ from omegaconf import OmegaConf
 from shrunk import ENSEMBLES, NAMES
 
 from asdgan import settings
+from asdgan.data.windows import VAL_SPLITS
 from asdgan.errors import BadInput
 from asdgan.models.wsp_nfcdee import FLOWS
 from asdgan.outliers import DISTANCES
 from asdgan.pooling import POOLS
 from asdgan.rules import parsed
 from asdgan.sweep import grid
-from asdgan.windows import VAL_SPLITS
 
 MODELS = [*NAMES, *ENSEMBLES]
 NAN, INF = float("nan"), float("inf")

@@ -14,10 +14,10 @@ import torch
 from omegaconf import OmegaConf
 
 from asdgan import ledger, reading, run, settings
+from asdgan.data.frames import Frames, LogMel, log_mel
+from asdgan.data.windows import Windows
 from asdgan.errors import BadInput
-from asdgan.features import Frames, LogMel, log_mel
 from asdgan.threshold import usual_threshold
-from asdgan.windows import Windows
 
 TINY = (
     "dataset.seconds=2", "dataset.ids=1", "dataset.train_clips=2", "dataset.test_clips=2",

@@ -7,12 +7,12 @@ import torch
 from shrunk import Recording, compose, detector_of, learn, noise_for, windows_for, windows_of
 
 from asdgan import job, material, run, settings
+from asdgan.data.frames import Frames
+from asdgan.data.windows import Batch, Drawing, Windows
 from asdgan.embeddings import NETWORKS
 from asdgan.errors import BadInput
-from asdgan.features import Frames
 from asdgan.lanes import Draw
 from asdgan.sweep import grid
-from asdgan.windows import Batch, Drawing, Windows
 
 SHRUNK = compose("sc")
 NOTHING = Draw(torch.tensor(1.0), None, None)

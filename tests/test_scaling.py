@@ -5,9 +5,9 @@ import torch
 from shrunk import Recording, compose, detector_of, windows_of
 
 from asdgan import settings
-from asdgan.features import Frames
-from asdgan.scaling import Scaling
-from asdgan.windows import Windows
+from asdgan.data.frames import Frames
+from asdgan.data.scaling import Scaling
+from asdgan.data.windows import Windows
 
 HOW = ("standard", "minmax", "global_standard", "global_minmax")
 CLIPS = [Recording(0), Recording(1)]

@@ -7,7 +7,9 @@ import pytest
 from test_bad_clips import CASES, LOGMEL, read
 from wavs import RATE, WAV, noise, of
 
-from asdgan import clips, ledger, material, run, settings, sieve, submission
+from asdgan import ledger, material, run, settings, submission
+from asdgan.data import bad_clips as sieve
+from asdgan.data import clips
 from asdgan.errors import BadInput
 from asdgan.sweep import grid, prepare
 

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load
 
 from asdgan import job, ledger, material, settings, stages, traits
+from asdgan.data.windows import Joined
 from asdgan.errors import BadInput
 from asdgan.sweep import grid, plan
-from asdgan.windows import Joined
 
 PLANT = (
     "dataset=demo", "dataset.seconds=1", "dataset.ids=2", "dataset.train_clips=2",

@@ -4,9 +4,8 @@ import pytest
 import torch
 from shrunk import Recording, windows_of
 
-from asdgan.errors import BadInput
-from asdgan.features import Frames
-from asdgan.windows import (
+from asdgan.data.frames import Frames
+from asdgan.data.windows import (
     EVERYTHING,
     Drawing,
     Joined,
@@ -15,6 +14,7 @@ from asdgan.windows import (
     held_out,
     steps_of,
 )
+from asdgan.errors import BadInput
 
 
 def data_of(windows, seeds=(0,), batch=8, block=3, drawing=EVERYTHING):

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from asdgan.adversarial import Averages, softplus, taken_for_fake, taken_for_real
+from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
 from asdgan.health import Vitals
 from asdgan.lanes import Draw, LaneAdam, initialise
 from asdgan.layers import CODES, Perceptron, hidden_layer, window_l1, window_l2
-from asdgan.windows import Batch
 
 
 class Branched(nn.Module):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, initialise
 from asdgan.layers import Masked, PlainDense, through
-from asdgan.windows import Batch
 
 LOG_STD = (-7.0, 7.0)  # of a component, clamped: a band that hardly varies has no bound otherwise
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, initialise
 from asdgan.layers import Perceptron, l2, window_l1, window_l2
-from asdgan.windows import Batch
 
 
 class Idnn(Detector):

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from asdgan import embeddings
+from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
 from asdgan.lanes import Draw, LaneAdam, keyed
 from asdgan.outliers import Outliers
-from asdgan.windows import Batch, Windows
 
 
 class SectionClassifier(Detector):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from asdgan.adversarial import Rebirth, detached, taken_for_fake, taken_for_real
+from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.health import Vitals
 from asdgan.lanes import Draw, LaneAdam, Linear, initialise, per_lane
@@ -19,7 +20,6 @@ from asdgan.layers import (
     window_l1,
     window_l2,
 )
-from asdgan.windows import Batch
 
 
 class SkipGenerator(nn.Module):

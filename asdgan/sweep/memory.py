@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from asdgan import settings
+from asdgan.data.windows import Block
 from asdgan.stack import Stack
 from asdgan.sweep import noise
 from asdgan.sweep.prepare import same_shape
-from asdgan.windows import Block
 
 HUGE = 4 << 30  # bytes of a lane's weights and moments from which on no step is tried
 COPIES = 4  # of a weight in training: itself, its gradient, Adam's two moments

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from asdgan.windows import Windows
+    from asdgan.data.windows import Windows
 
 
 def windows(config: DictConfig, count: int) -> "Windows":
@@ -16,9 +16,9 @@ def windows(config: DictConfig, count: int) -> "Windows":
     """
     import torch
 
-    from asdgan.clips import Clip
-    from asdgan.features import Frames
-    from asdgan.windows import Windows
+    from asdgan.data.clips import Clip
+    from asdgan.data.frames import Frames
+    from asdgan.data.windows import Windows
 
     frames = config.windows.frames
     outliers = config.model.get("outliers") or {}

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from asdgan import material
-from asdgan.audio import wav_length
+from asdgan.data.wav import wav_length
 from asdgan.sweep import aside, noise
 from asdgan.sweep.plan import Job
 

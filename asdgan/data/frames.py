@@ -25,12 +25,12 @@ from torch.overrides import TorchFunctionMode
 
 from asdgan._system.files import canonical, locked, read_json, whole_path, write_json
 from asdgan._system.parallel import in_order, ready
-from asdgan.audio import import_torchaudio, read_wav, wav_length
+from asdgan.data.log_mel import LogMel, too_short
+from asdgan.data.wav import import_torchaudio, read_wav, wav_length
 from asdgan.errors import BadInput, Damaged
-from asdgan.logmel import LogMel, too_short
 
 if TYPE_CHECKING:
-    from asdgan.clips import Clip
+    from asdgan.data.clips import Clip
 
 FORMAT = 4  # raised when the same settings and clips give other files
 AT_ONCE = 512  # frames in work; more are no faster, and an hour would take gigabytes

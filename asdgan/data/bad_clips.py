@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asdgan import folders
 from asdgan._system.file_cache import Known
 from asdgan._system.files import locked
-from asdgan.audio import STRICTNESS, checked_length
-from asdgan.clips import Clip
+from asdgan.data import folders
+from asdgan.data.clips import Clip
+from asdgan.data.log_mel import LogMel, too_few, too_short
+from asdgan.data.wav import STRICTNESS, checked_length
 from asdgan.errors import BadInput
-from asdgan.logmel import LogMel, too_few, too_short
 
 
 @dataclass(frozen=True, slots=True)

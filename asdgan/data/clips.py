@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from asdgan import folders, labels
 from asdgan._system.file_cache import Known
 from asdgan._system.files import canonical, sha256_of
 from asdgan._system.parallel import helpful, in_order
-from asdgan.audio import unreadable
+from asdgan.data import folders, labels
+from asdgan.data.releases import GRAMMARS, Grammar
+from asdgan.data.wav import unreadable
 from asdgan.errors import BadInput
-from asdgan.releases import GRAMMARS, Grammar
 
 AT_ONCE = 16  # clips that a thread reads before it says what it found
 LOGGER = logging.getLogger(__name__)

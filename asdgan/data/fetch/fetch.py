@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
-from asdgan import archives, download
 from asdgan._system.files import read_json, write_json
-from asdgan.download import Patience
+from asdgan.data.fetch import archives, download
+from asdgan.data.fetch.download import Patience
 from asdgan.errors import BadInput, Damaged
 
 ZENODO = "https://zenodo.org"

@@ -13,13 +13,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from asdgan.data.log_mel import too_few
 from asdgan.errors import BadInput
 from asdgan.lanes import key_of
-from asdgan.logmel import too_few
 
 if TYPE_CHECKING:
-    from asdgan.clips import Clip
-    from asdgan.features import Frames
+    from asdgan.data.clips import Clip
+    from asdgan.data.frames import Frames
 
 VAL_SPLITS = ("none", "keras_tail", "random_clips")
 

@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 
 from asdgan._system import files
+from asdgan.data.demo.sounds import SECTIONS, Clip, sound
 from asdgan.errors import BadInput, Damaged
-from asdgan.machines import SECTIONS, Clip, sound
 
 RECIPE = 2  # raised by hand when a change moves one sample of any clip
 MANIFEST = "plant.json"

@@ -7,7 +7,7 @@ sound is scaled as the training sound was; a frame held out for validation is no
 import torch
 from torch import Tensor, nn
 
-from asdgan.windows import Windows
+from asdgan.data.windows import Windows
 
 
 class Scaling(nn.Module):

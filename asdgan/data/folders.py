@@ -13,9 +13,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from asdgan.audio import require_file
+from asdgan.data.releases import GRAMMARS, Grammar
+from asdgan.data.wav import require_file
 from asdgan.errors import BadInput
-from asdgan.releases import GRAMMARS, Grammar
 
 LITTER = {"Thumbs.db", "desktop.ini", "__MACOSX"}  # beside every name that begins with a dot
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # machine types become parts of paths elsewhere

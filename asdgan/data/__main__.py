@@ -13,12 +13,13 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from asdgan import audit, clips, fetch, folders, labels
 from asdgan._system.console import Parser, answer, bars, console, printable, sheet
-from asdgan.clips import Choice, Clip
-from asdgan.download import Patience
+from asdgan.data import audit, clips, folders, labels
+from asdgan.data.clips import Choice, Clip
+from asdgan.data.fetch import fetch
+from asdgan.data.fetch.download import Patience
+from asdgan.data.releases import GRAMMARS
 from asdgan.errors import BadInput
-from asdgan.releases import GRAMMARS
 
 DATA = "ASDGAN_DATA"  # the environment's name for the folder of all releases; `conf/dataset` too
 

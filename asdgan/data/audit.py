@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from asdgan import fetch, folders, odd
-from asdgan.audio import PCM, Format, read_wav, wav_format
-from asdgan.clips import Clip
+from asdgan.data import folders, oddities
+from asdgan.data.clips import Clip
+from asdgan.data.fetch import fetch
+from asdgan.data.wav import PCM, Format, read_wav, wav_format
 from asdgan.errors import BadInput
 
 SHOWN = 5  # names of a kind that are listed; the others are counted
@@ -73,7 +74,7 @@ def audit(clips: Sequence[Clip], root: Path, on_clip: Callable[[int], None]) -> 
             continue
         formats[clip] = found
         same[sha256(samples.tobytes()).digest()].append(clip)
-        if sign := odd.sign(samples):
+        if sign := oddities.sign(samples):
             signs[sign[0]].append(f"{sign[0]}: {clip.name}: {sign[1]}")
     report.wrong += _few([f"unreadable: {sentence}" for sentence in unread])
     for sentences in signs.values():
@@ -112,7 +113,7 @@ def _compare(report: Report, groups: Iterable[Sequence[Clip]]) -> None:
 def _lengths(formats: dict[Clip, Format]) -> list[str]:
     """Sentences on clips that are not as long as most, or on how long they are."""
     seconds = {clip: found.samples / found.rate for clip, found in formats.items()}
-    most = odd.usual(list(seconds.values()))
+    most = oddities.usual(list(seconds.values()))
     if most is None and seconds:
         shortest, longest = (end(seconds, key=lambda clip: seconds[clip]) for end in (min, max))
         return [
@@ -121,9 +122,9 @@ def _lengths(formats: dict[Clip, Format]) -> list[str]:
         ]
     return _few(
         [
-            f"length: {clip.name}: {odd.length_said(length, most)}"
+            f"length: {clip.name}: {oddities.length_said(length, most)}"
             for clip, length in seconds.items()
-            if most is not None and odd.differs(length, most)
+            if most is not None and oddities.differs(length, most)
         ]
     )
 

@@ -1,0 +1,1 @@
+"""Wavs on disk to clips, log-mel frames and windows; labels stop here."""

@@ -1,0 +1,1 @@
+"""Releases from their published record to a folder on disk."""
