@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from asdgan import health, ledger, settings
+from asdgan import ledger, settings
 from asdgan.errors import Damaged
 from asdgan.ledger import Result
+from asdgan.nn import health
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from asdgan import health
-from asdgan.compiling import compiled, forget
 from asdgan.data.scaling import Scaling
 from asdgan.data.windows import Batch, Block, Windows
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, Noise, lanes_of, listed, per_lane
-from asdgan.outliers import Outliers
-from asdgan.pooling import AT_ONCE, POOLS, clip_groups, overlaid
+from asdgan.nn import health
+from asdgan.nn.compiling import compiled, forget
+from asdgan.nn.lanes import Draw, LaneAdam, Noise, lanes_of, listed, per_lane
+from asdgan.nn.outliers import Outliers
+from asdgan.nn.pooling import AT_ONCE, POOLS, clip_groups, overlaid
 
 
 class Detector(pl.LightningModule):

@@ -41,7 +41,7 @@ LANE_AXES = (
 RULES = "rules"
 
 # What a stored config may build. A model is one of ours; nothing else is ever called.
-TARGETS = ("asdgan.lanes.adam",)
+TARGETS = ("asdgan.nn.lanes.adam",)
 MODELS = "asdgan.models."
 LOGGERS = "pytorch_lightning.loggers."
 

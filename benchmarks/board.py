@@ -55,7 +55,7 @@ SETTINGS = {
     "features.floor": "add",
     "features.eps": 2.220446049250313e-16,
     "features.resample": False,
-    "optimizer._target_": "asdgan.lanes.adam",
+    "optimizer._target_": "asdgan.nn.lanes.adam",
     "optimizer._partial_": True,
     "optimizer.beta2": 0.999,
     "optimizer.eps": 1e-08,

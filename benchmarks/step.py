@@ -36,10 +36,11 @@ import pytorch_lightning as pl
 import torch
 from plain import LENGTH, MELS, Module, Plain
 
-from asdgan import health, settings
+from asdgan import settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import WindowData, Windows
-from asdgan.lanes import Noise
+from asdgan.nn import health
+from asdgan.nn.lanes import Noise
 from asdgan.sweep.local import ALLOCATION
 
 

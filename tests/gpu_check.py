@@ -28,7 +28,7 @@ from shrunk import STACKABLE
 from asdgan import job, ledger, material, settings
 from asdgan.data.windows import Batch
 from asdgan.errors import Stopped
-from asdgan.lanes import Noise
+from asdgan.nn.lanes import Noise
 
 SMALL = [
     "dataset=demo",

@@ -15,7 +15,7 @@ from asdgan import settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import Batch, Windows
 from asdgan.errors import BadInput
-from asdgan.lanes import Noise
+from asdgan.nn.lanes import Noise
 
 YAMLS = sorted((settings.CONF / "model").glob("*.yaml"))
 ENSEMBLES = [path.stem for path in YAMLS if settings.is_ensemble(OmegaConf.load(path))]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from asdgan.adversarial import gradient_penalty
+from asdgan.nn.adversarial import gradient_penalty
 
 REAL, FAKE = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0)).double()
 

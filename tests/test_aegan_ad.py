@@ -9,10 +9,10 @@ import torch
 from shrunk import compose, detector_of, windows_for
 
 from asdgan import settings
-from asdgan.adversarial import gradient_penalty
 from asdgan.data.windows import Batch
 from asdgan.errors import BadInput
-from asdgan.lanes import key_of
+from asdgan.nn.adversarial import gradient_penalty
+from asdgan.nn.lanes import key_of
 from asdgan.sweep import grid
 
 REAL = ["dataset=folder", "dataset.root=unused"]

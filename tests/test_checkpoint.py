@@ -19,7 +19,7 @@ from torch import nn
 from asdgan import checkpoint
 from asdgan.data.windows import WindowData, held_out
 from asdgan.errors import BadInput, Damaged
-from asdgan.lanes import adam
+from asdgan.nn.lanes import adam
 from asdgan.training import Checkpointing, Readings, Reporting
 
 EPOCHS, BATCH = 4, 16  # of 5 blocks each, the last minibatch smaller

@@ -4,9 +4,9 @@ import pytest
 import torch
 from shrunk import windows_of
 
-from asdgan import codes
 from asdgan.errors import BadInput
-from asdgan.lanes import keyed
+from asdgan.nn import vq
+from asdgan.nn.lanes import keyed
 
 SMALL = {"width": 16, "residual": 8, "codes": 32, "decay": 0.99, "commitment": 0.25}
 SMALL |= {"revived": 0.0}
@@ -15,7 +15,7 @@ X = torch.randn(5, 1, 64, 32, generator=torch.Generator().manual_seed(0))
 
 def small(**changes):
     with keyed(0, "codes"):
-        made = codes.Codes(**{**SMALL, **changes})
+        made = vq.Codes(**{**SMALL, **changes})
     windows = windows_of(mels=32, frames=70, length=64)
     made.begin(windows, torch.arange(len(windows)), 64, torch.Generator().manual_seed(1))
     return made
@@ -23,7 +23,7 @@ def small(**changes):
 
 def test_it_has_as_many_numbers_as_the_reference():
     sizes = {"width": 128, "residual": 64, "codes": 4096}
-    made = codes.Codes(**{**SMALL, **sizes})
+    made = vq.Codes(**{**SMALL, **sizes})
     learnt = sum(p.numel() for p in made.parameters())
     averages = sum(v.numel() for k, v in made.named_buffers() if "embed" in k or "size" in k)
     assert learnt == 1_920_129
@@ -34,7 +34,7 @@ def test_the_nearest_code_is_the_librarys():
     made = small().eval()
     features = torch.randn(3, 16, 4, 5)
     theirs, _, _ = made.fine(features)
-    assert codes.nearest(features, made.fine.codebook).equal(theirs)
+    assert vq.nearest(features, made.fine.codebook).equal(theirs)
 
 
 def test_scoring_leaves_the_codes_alone_and_training_moves_those_that_were_used():
@@ -63,8 +63,8 @@ def test_codes_follow_the_running_means_of_the_features_they_stand_for():
 
 def test_pieces_that_memory_holds_give_what_the_whole_gives(monkeypatch):
     found = []
-    for piece in (codes.PIECE, 2 * 8 * 16):
-        monkeypatch.setattr(codes, "PIECE", piece)
+    for piece in (vq.PIECE, 2 * 8 * 16):
+        monkeypatch.setattr(vq, "PIECE", piece)
         made = small()
         rebuilt, loss = made(X)
         found.append([rebuilt, loss, made.fine.codebook, made.coarse.codebook])
@@ -101,7 +101,7 @@ def test_the_first_codes_are_features_of_training_windows_and_the_level_that_of_
 
 @pytest.mark.parametrize(("frames", "mels", "rows"), [(313, 128, 320), (3, 16, 64), (64, 40, 64)])
 def test_windows_of_any_size_are_filled_up_from_their_edges(frames, mels, rows):
-    made = codes.Codes(**SMALL)
+    made = vq.Codes(**SMALL)
     windows = torch.randn(2, frames * mels)
     image = made.image(windows, frames)
     assert image.shape == (2, 1, rows, -(-mels // 32) * 32)
@@ -114,4 +114,4 @@ def test_windows_of_any_size_are_filled_up_from_their_edges(frames, mels, rows):
 
 def test_windows_that_were_scaled_already_are_refused():
     with pytest.raises(BadInput, match=r"windows\.feature_norm scales by one machine type's"):
-        codes.check_frames(object())
+        vq.check_frames(object())

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import normalize
 
 from asdgan import settings
-from asdgan.embeddings import NETWORKS, ArcFace, MobileFaceNet, make
 from asdgan.errors import BadInput
-from asdgan.lanes import keyed
+from asdgan.nn.embeddings import NETWORKS, ArcFace, MobileFaceNet, make
+from asdgan.nn.lanes import keyed
 
 NEWER = [[2, 128, 2, 2], [4, 128, 2, 2], [4, 128, 2, 2]]
 SMALL = {

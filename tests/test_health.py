@@ -6,9 +6,9 @@ import pytest
 import torch
 from shrunk import compose, detector_of, dropping, windows_for, windows_of
 
-from asdgan import health
 from asdgan.data.windows import WindowData
 from asdgan.models.ganomaly import Ganomaly
+from asdgan.nn import health
 
 GANS = ("ganomaly", "skip_ganomaly", "egbad")
 CRITICS = ("aegan_ad", "aegan_ad_repository")

@@ -10,7 +10,7 @@ from asdgan import settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import Batch, Windows
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw
+from asdgan.nn.lanes import Draw
 
 SHRUNK = compose("id_classifier")
 NOTHING = Draw(torch.tensor(1.0), None, None)  # is drawn where nothing is dropped

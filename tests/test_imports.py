@@ -24,7 +24,7 @@ LIGHT = [
     "asdgan.data",
     "asdgan.ledger",
     "asdgan.failure",
-    "asdgan.health",
+    "asdgan.nn.health",
     "asdgan.published",
     "asdgan.sheets",
     "asdgan.points",

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from asdgan.adversarial import softplus
 from asdgan.errors import BadInput
-from asdgan.lanes import (
+from asdgan.nn.adversarial import softplus
+from asdgan.nn.lanes import (
     Draw,
     LaneAdam,
     Linear,

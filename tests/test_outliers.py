@@ -11,8 +11,8 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.svm import OneClassSVM
 
 from asdgan.errors import BadInput
-from asdgan.lanes import key_of
-from asdgan.outliers import KINDS, Outliers
+from asdgan.nn.lanes import key_of
+from asdgan.nn.outliers import KINDS, Outliers
 
 SETTINGS = {
     "kinds": list(KINDS), "per": "section", "normalise": False, "metric": "cosine",

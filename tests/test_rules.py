@@ -11,8 +11,8 @@ from asdgan import settings
 from asdgan.data.windows import VAL_SPLITS
 from asdgan.errors import BadInput
 from asdgan.models.wsp_nfcdee import FLOWS
-from asdgan.outliers import DISTANCES
-from asdgan.pooling import POOLS
+from asdgan.nn.outliers import DISTANCES
+from asdgan.nn.pooling import POOLS
 from asdgan.rules import parsed
 from asdgan.sweep import grid
 

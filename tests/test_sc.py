@@ -9,9 +9,9 @@ from shrunk import Recording, compose, detector_of, learn, noise_for, windows_fo
 from asdgan import job, material, run, settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import Batch, Drawing, Windows
-from asdgan.embeddings import NETWORKS
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw
+from asdgan.nn.embeddings import NETWORKS
+from asdgan.nn.lanes import Draw
 from asdgan.sweep import grid
 
 SHRUNK = compose("sc")

@@ -5,28 +5,28 @@ import math
 import pytest
 import torch
 
-from asdgan import simulate
 from asdgan.errors import BadInput
+from asdgan.nn import simulation
 
 SIZES = {"octaves": 6, "threshold": 0.5, "band": 0.5, "segments": 5, "shortest": 0.1}
 SIZES |= {"longest": 0.5, "whole": 0.3}
 
 
 def drawn(number, **changes):
-    maps = simulate.Maps(**{"perlin": 0.0, **SIZES, **changes})
+    maps = simulation.Maps(**{"perlin": 0.0, **SIZES, **changes})
     generator = torch.Generator().manual_seed(0)
     return [maps.draw(320, 128, generator) for _ in range(number)]
 
 
 def test_perlin_noise_is_nought_at_the_corners_of_its_cells_and_within_one_elsewhere():
-    noise = simulate.perlin(64, 96, (4, 8), torch.Generator().manual_seed(1))
+    noise = simulation.perlin(64, 96, (4, 8), torch.Generator().manual_seed(1))
     assert noise[::16, ::12].abs().max() == 0
     assert 0.5 < noise.abs().max() <= 1
     assert not noise[8].allclose(noise[24])
 
 
 def test_one_cell_of_perlin_noise_is_its_four_slopes_blended():
-    noise = simulate.perlin(4, 4, (1, 1), torch.Generator().manual_seed(2))
+    noise = simulation.perlin(4, 4, (1, 1), torch.Generator().manual_seed(2))
     angles = 2 * math.pi * torch.rand(2, 2, generator=torch.Generator().manual_seed(2))
     down, right = 0.25, 0.5
     weights = [6 * t**5 - 15 * t**4 + 10 * t**3 for t in (down, right)]
@@ -40,9 +40,9 @@ def test_one_cell_of_perlin_noise_is_its_four_slopes_blended():
 
 def test_an_image_turned_by_a_right_angle_is_turned_by_it():
     image = torch.rand(6, 6)
-    assert simulate.turned(image, math.pi / 2).allclose(image.rot90(), atol=1e-5)
+    assert simulation.turned(image, math.pi / 2).allclose(image.rot90(), atol=1e-5)
     wide = torch.zeros(8, 32).index_fill(1, torch.tensor([16]), 1.0)
-    upright = simulate.turned(wide, math.pi / 2)
+    upright = simulation.turned(wide, math.pi / 2)
     assert upright[:, 12:20].sum() == pytest.approx(8)
     assert upright.sum(1).max() == pytest.approx(8)
 
@@ -77,4 +77,4 @@ def test_the_generator_alone_decides():
 
 def test_segments_that_cannot_be_are_refused():
     with pytest.raises(BadInput, match=r"maps\.shortest=0\.6 is longer than model\.maps\.longest"):
-        simulate.Maps(**{"perlin": 0.5, **SIZES, "shortest": 0.6})
+        simulation.Maps(**{"perlin": 0.5, **SIZES, "shortest": 0.6})

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asdgan.data.log_mel import too_few
 from asdgan.errors import BadInput
-from asdgan.lanes import key_of
+from asdgan.nn.lanes import key_of
 
 if TYPE_CHECKING:
     from asdgan.data.clips import Clip

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asdgan.adversarial import detached, gradient_penalty
 from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.health import CriticVitals
-from asdgan.lanes import Draw, LaneAdam, Linear, initialise, key_of
-from asdgan.layers import window_l1, window_l2
-from asdgan.outliers import Outliers
+from asdgan.nn.adversarial import detached, gradient_penalty
+from asdgan.nn.health import CriticVitals
+from asdgan.nn.lanes import Draw, LaneAdam, Linear, initialise, key_of
+from asdgan.nn.outliers import Outliers
+from asdgan.nn.perceptrons import window_l1, window_l2
 
 SLOPE = 0.2  # of the activations of encoder and critic below 0
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asdgan.codes import Codes, check_frames, joined, nearest, residuals, to_image
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, key_of, keyed
-from asdgan.simulate import Maps
+from asdgan.nn.lanes import Draw, LaneAdam, key_of, keyed
+from asdgan.nn.simulation import Maps
+from asdgan.nn.vq import Codes, check_frames, joined, nearest, residuals, to_image
 
 SMOOTH = 1e-5  # of labels and probabilities in the focal loss
 WEAKEST = 0.2  # strength of an anomaly, of 1: share of the codebook that its codes are drawn from

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asdgan.codes import Codes, check_frames
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
-from asdgan.lanes import Draw, LaneAdam, key_of, keyed
-from asdgan.layers import window_l1, window_l2
+from asdgan.nn.lanes import Draw, LaneAdam, key_of, keyed
+from asdgan.nn.perceptrons import window_l1, window_l2
+from asdgan.nn.vq import Codes, check_frames
 
 
 class AuddsrCodes(Detector):

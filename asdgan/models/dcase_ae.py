@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, Linear, Norm, initialise
-from asdgan.layers import Perceptron, l2, window_l1, window_l2
+from asdgan.nn.lanes import Draw, LaneAdam, Linear, Norm, initialise
+from asdgan.nn.perceptrons import Perceptron, l2, window_l1, window_l2
 
 
 class DcaseAE(Detector):

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from asdgan.adversarial import Averages, softplus, taken_for_fake, taken_for_real
 from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.health import Vitals
-from asdgan.lanes import Draw, LaneAdam, initialise
-from asdgan.layers import CODES, Perceptron, hidden_layer, window_l1, window_l2
+from asdgan.nn.adversarial import Averages, softplus, taken_for_fake, taken_for_real
+from asdgan.nn.health import Vitals
+from asdgan.nn.lanes import Draw, LaneAdam, initialise
+from asdgan.nn.perceptrons import CODES, Perceptron, hidden_layer, window_l1, window_l2
 
 
 class Branched(nn.Module):

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from asdgan.adversarial import Rebirth, detached, taken_for_fake, taken_for_real
 from asdgan.data.windows import Batch
 from asdgan.detector import Detector
-from asdgan.health import Vitals
-from asdgan.lanes import Draw, LaneAdam, initialise, per_lane
-from asdgan.layers import CODES, REDUCTIONS, Perceptron, l2, window_l1, window_l2
+from asdgan.nn.adversarial import Rebirth, detached, taken_for_fake, taken_for_real
+from asdgan.nn.health import Vitals
+from asdgan.nn.lanes import Draw, LaneAdam, initialise, per_lane
+from asdgan.nn.perceptrons import CODES, REDUCTIONS, Perceptron, l2, window_l1, window_l2
 
 
 class Passed(NamedTuple):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, initialise
-from asdgan.layers import Masked, PlainDense, through
+from asdgan.nn.lanes import Draw, LaneAdam, initialise
+from asdgan.nn.perceptrons import Masked, PlainDense, through
 
 LOG_STD = (-7.0, 7.0)  # of a component, clamped: a band that hardly varies has no bound otherwise
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, Linear, initialise, kept
+from asdgan.nn.lanes import Draw, LaneAdam, Linear, initialise, kept
 
 NORM_MOMENTUM = 0.001  # share of a new batch in the running statistics: Keras' MobileNetV2
 NORM_EPS = 1e-3  # likewise

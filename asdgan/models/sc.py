@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from asdgan import embeddings
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, keyed
-from asdgan.outliers import Outliers
+from asdgan.nn import embeddings
+from asdgan.nn.lanes import Draw, LaneAdam, keyed
+from asdgan.nn.outliers import Outliers
 
 
 class SectionClassifier(Detector):

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from asdgan.adversarial import Rebirth, detached, taken_for_fake, taken_for_real
 from asdgan.data.windows import Batch
 from asdgan.detector import Detector
-from asdgan.health import Vitals
-from asdgan.lanes import Draw, LaneAdam, Linear, initialise, per_lane
-from asdgan.layers import (
+from asdgan.nn.adversarial import Rebirth, detached, taken_for_fake, taken_for_real
+from asdgan.nn.health import Vitals
+from asdgan.nn.lanes import Draw, LaneAdam, Linear, initialise, per_lane
+from asdgan.nn.perceptrons import (
     CODES,
     REDUCTIONS,
     Dense,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.lanes import Draw, LaneAdam, key_of, keyed
+from asdgan.nn.lanes import Draw, LaneAdam, key_of, keyed
 
 FLOWS = {"nsf": zuko.flows.NSF, "maf": zuko.flows.MAF}
 PIECE = 1024  # windows pooled at once while their moments are summed

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from asdgan.lanes import fresh, lanes_of, listed
-from asdgan.layers import in_whole_vectors
+from asdgan.nn.lanes import fresh, lanes_of, listed
+from asdgan.nn.perceptrons import in_whole_vectors
 
 
 def softplus(x: Tensor) -> Tensor:

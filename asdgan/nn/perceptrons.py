@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from asdgan.lanes import Draw, Linear, Norm, affine, kept, rectified
+from asdgan.nn.lanes import Draw, Linear, Norm, affine, kept, rectified
 
 VECTOR = 32  # float32 numbers that a kernel of torch takes at once, at most (two of AVX-512)
 CODES = {"bn_relu": "norm", "linear": "linear"}  # `latent_activation` as a layer's `output`
