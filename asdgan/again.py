@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from asdgan import ledger, settings
+from asdgan import ledger
+from asdgan.config import compose
 from asdgan.errors import Damaged
 from asdgan.ledger import Result
 from asdgan.nn import health
@@ -79,7 +80,7 @@ def rebuilt(earlier: Earlier, config: DictConfig, train: "Windows") -> "Detector
     from safetensors.torch import load
 
     log.info("trained before as %s: scored anew", earlier.row["signature"])
-    detector = settings.build(config)
+    detector = compose.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
     detector.prepare(train)
     prefix = f"{earlier.row['signature']}/"

@@ -14,11 +14,11 @@ from typing import Any
 
 from asdgan import material
 from asdgan._system.console import bars, console
+from asdgan.config.compose import LANE_AXES, parsed
 from asdgan.data import clips
 from asdgan.data.demo import sounds
 from asdgan.errors import BadInput
 from asdgan.points import Gathered, Point
-from asdgan.settings import LANE_AXES, parsed
 from asdgan.sweep import grid as grids
 from asdgan.sweep import prepare
 from asdgan.sweep.grid import Grid, Part

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, material, metrics, reading, settings, traits
+from asdgan import ledger, material, metrics, reading
+from asdgan.config import compose, traits
 from asdgan.errors import BadInput
 from asdgan.reading import Kept
 from asdgan.threshold import training_scores
@@ -67,7 +68,7 @@ def members_of(config: DictConfig, *, without: Sequence[str] = ()) -> dict[str, 
     Raises:
         BadInput: What was typed for a member is wrong, or is not the member's to choose.
     """
-    found = settings.named_by(
+    found = compose.named_by(
         config,
         "members",
         shared=SHARED,
@@ -94,10 +95,10 @@ def identity(
         members: As `members_of` gives them.
         machine_type: The one that the point is about.
     """
-    whole = settings.identity(config, machine_type)
+    whole = compose.identity(config, machine_type)
     own = {key: value for key, value in whole.items() if not key.startswith(TRAINED)}
     for name, one in members.items():
-        theirs = {**settings.identity(one, machine_type), "recipe": traits.recipe_of(one)}
+        theirs = {**compose.identity(one, machine_type), "recipe": traits.recipe_of(one)}
         own |= {
             f"{name}.{key}": value
             for key, value in theirs.items()
@@ -130,7 +131,7 @@ def run(
         BadInput: Members cannot be trained or put together.
     """
     runs, members = Path(config.outputs) / "runs", members_of(config)
-    settings.build(config)  # refuses what cannot be built before anything is trained
+    compose.build(config)  # refuses what cannot be built before anything is trained
     setting, recipe = identity(config, members, machine_type), traits.recipe_of(config)
     data = material.fingerprint_of(config, root, machine_type, counter)
     signature = ledger.signature(setting, recipe, data)
@@ -159,7 +160,7 @@ def put_together(one: Ensemble, scored: Mapping[str, "Scored"]) -> Kept:
     """
     began = time.perf_counter()
     config = one.config
-    made: Any = settings.build(config)
+    made: Any = compose.build(config)
     told = _common(scored)
     training = made.combine({name: of.standardised_training() for name, of in scored.items()})
     components = {}

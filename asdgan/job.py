@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from asdgan import again, metrics, reading, settings, stages, traits
+from asdgan import again, metrics, reading, stages
+from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Stopped
 from asdgan.material import Material
 from asdgan.reading import Kept
@@ -219,7 +220,7 @@ def fit(
     from asdgan.training import Checkpointing, OwnSignals, Readings, Reporting
 
     pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
-    detector = settings.build(config)
+    detector = compose.build(config)
     detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
     detector.prepare(train, scored)
     for name, weights in stages.items():

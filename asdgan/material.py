@@ -155,11 +155,11 @@ def _whole(config: DictConfig, root: Path, data: str) -> str:
     """A fingerprint, and with it that of the clips that stages learn from."""
     if not config.model.get("stages"):
         return data
-    from asdgan import settings  # which loads Hydra
+    from asdgan.config import compose  # which loads Hydra
 
     heard = {
         f"{name}/{machine_type}": of_clips
-        for name, one in settings.stages_of(config).items()
+        for name, one in compose.stages_of(config).items()
         for machine_type, of_clips in learnt_from(one, root).items()
     }
     return hashlib.sha256(canonical([data, heard])).hexdigest()[: len(data)]

@@ -18,9 +18,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from asdgan import ensemble, job, ledger, material, metrics, settings
+from asdgan import ensemble, job, ledger, material, metrics
 from asdgan._system import console
 from asdgan._system.parallel import usable_cores
+from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.reading import Kept
 from asdgan.sweep import drive, elsewhere, grid
@@ -61,7 +62,7 @@ def run(config: DictConfig) -> list[Kept]:
 
         root = material.root_of(config, counter)
         for machine_type in material.machine_types_of(config.machine, root, config):
-            if settings.is_ensemble(config):
+            if compose.is_ensemble(config):
                 trained = functools.partial(_point, root, machine_type, None, counter)
                 one = ensemble.run(config, root, machine_type, trained, counter)
             else:
@@ -191,13 +192,13 @@ def _unjudged(one: Kept) -> None:
 # The door ---------------------------------------------------------------------------------------
 
 
-@hydra.main(version_base="1.3", config_path=str(settings.CONF), config_name="run")
+@hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="run")
 def _job(config: DictConfig) -> Any:  # noqa: ANN401 - for whoever launched it, as text
     """One job as Hydra starts it; what a person can mend ends it with a sentence."""
     if config.sweep.job is not None:
         return elsewhere.named(config.sweep.job)
     try:
-        run(settings.checked(config))
+        run(compose.checked(config))
         _outcome.append(0)
     except BadInput as error:
         _outcome.append(console.refusal(error))
@@ -227,9 +228,9 @@ def _answered(arguments: list[str]) -> int:
         try:
             elsewhere.refuse_missing(asked.overrides)
             if asked.multirun:
-                drive.expanded(tuple(text for text in short if not settings.is_hydras(text)))
+                drive.expanded(tuple(text for text in short if not compose.is_hydras(text)))
             else:
-                settings.preview(short)
+                compose.preview(short)
         except BadInput as error:
             return console.refusal(error)
     sys.argv = [sys.argv[0], *arguments]

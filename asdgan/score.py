@@ -187,7 +187,7 @@ def scorer(stored: Stored) -> Scorer | Together:
         return single(stored)
     from omegaconf import DictConfig, OmegaConf
 
-    from asdgan import settings
+    from asdgan.config import compose
 
     config = OmegaConf.create(ledger.read_config(stored.result))
     assert isinstance(config, DictConfig)  # the ledger vouches for what was written
@@ -207,7 +207,7 @@ def scorer(stored: Stored) -> Scorer | Together:
         except BadInput as error:
             raise BadInput(f"member {name} of {stored.row['model']}: {error}") from None
     known = {name: member["standards"] for name, member in stored.row["members"].items()}
-    return Together(found, known, settings.build(config))
+    return Together(found, known, compose.build(config))
 
 
 def single(stored: Stored) -> Scorer:
@@ -222,7 +222,8 @@ def single(stored: Stored) -> Scorer:
     import torch
     from safetensors.torch import load
 
-    from asdgan import job, material, settings
+    from asdgan import job, material
+    from asdgan.config import compose
 
     row, result, _ = stored
     data, text = ledger.read_weights(result), ledger.read_config(result)
@@ -239,7 +240,7 @@ def single(stored: Stored) -> Scorer:
     try:
         config = _settings(text, row["settings"])
         made = Scorer(
-            detector=settings.build(config),
+            detector=compose.build(config),
             features=LogMel(**config.features),
             frames=config.windows.frames,
             stride=material.test_stride(config),
@@ -266,7 +267,7 @@ def _settings(text: str, row: Mapping[str, Any]) -> "DictConfig":
     """A stored config as that of one point: where it has a list of values, one a lane, its own."""
     from omegaconf import DictConfig, OmegaConf
 
-    from asdgan.settings import LANE_AXES
+    from asdgan.config.compose import LANE_AXES
 
     def own(node: Any) -> Any:  # noqa: ANN401 - any config node
         if not isinstance(node, dict):

@@ -12,8 +12,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, settings
+from asdgan import ledger
 from asdgan._system.files import canonical
+from asdgan.config import compose
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Stack:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        return settings.identity(self.config, self.machine_type)
+        return compose.identity(self.config, self.machine_type)
 
     def settings(self, lane: int, epochs: int) -> dict[str, Any]:
         """Every setting of one point, flat."""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from asdgan import material, settings, traits
+from asdgan import material
 from asdgan._system import files
+from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Damaged
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def learnt(
     """
     return {
         name: _weights(name, one, fit, on_steps or (lambda *_: None))
-        for name, one in settings.stages_of(config).items()
+        for name, one in compose.stages_of(config).items()
     }
 
 
@@ -60,7 +61,7 @@ def _weights(name: str, config: DictConfig, fit: Fit, on_steps: OnSteps) -> Mapp
     root = material.root_of(config, material.uncounted)
     data = material.learnt_from(config, root)
     body = {
-        "settings": settings.identity(config, ",".join(data)),
+        "settings": compose.identity(config, ",".join(data)),
         "recipe": traits.recipe_of(config),
         "data": data,
     }

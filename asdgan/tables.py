@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asdgan import beside, ledger, points, published, selection, settings
+from asdgan import beside, ledger, points, published, selection
 from asdgan._system.console import Parser, answer, sheet
 from asdgan._system.files import write_whole
 from asdgan.asked import Asked, asked, missing
+from asdgan.config import compose
 from asdgan.data.folders import nearest
 from asdgan.errors import BadInput
 from asdgan.points import Gathered
@@ -259,7 +260,7 @@ def _progress(sweep: Asked, gathered: Gathered, raw: dict[str, object]) -> dict[
 
 
 def _exists(model: str) -> bool:
-    return (settings.CONF / "model" / f"{model}.yaml").is_file()
+    return (compose.CONF / "model" / f"{model}.yaml").is_file()
 
 
 if __name__ == "__main__":

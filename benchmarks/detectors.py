@@ -38,11 +38,12 @@ class Measured:
     def __init__(self, name, asked):
         import torch
 
-        from asdgan import job, material, settings
+        from asdgan import job, material
         from asdgan._system.parallel import usable_cores
+        from asdgan.config import compose
         from asdgan.data.windows import WindowData, held_out
 
-        self.config = settings.compose([f"model={name}", *PLANT, f"outputs={asked.outputs}"])
+        self.config = compose.compose([f"model={name}", *PLANT, f"outputs={asked.outputs}"])
         root = material.root_of(self.config, material.uncounted)
         heard = material.listen(self.config, root, "fan", material.uncounted)
         self.threads = job.threads_of(self.config, 1, usable_cores())
@@ -50,10 +51,10 @@ class Measured:
             self.threads = int(asked.threads)
         torch.set_num_threads(self.threads)
         torch.manual_seed(0)
-        self.detector = settings.build(self.config)
+        self.detector = compose.build(self.config)
         self.detector.prepare(heard.train, heard.test.sections)
-        for stage, of_stage in settings.stages_of(self.config).items():
-            fresh = settings.build(of_stage)
+        for stage, of_stage in compose.stages_of(self.config).items():
+            fresh = compose.build(of_stage)
             fresh.prepare(heard.train)
             self.detector.take_stage(stage, fresh.state_dict())
         numbers, held = held_out(
@@ -174,10 +175,10 @@ def found():
     """Detectors by their YAML, less those that put others together."""
     from omegaconf import OmegaConf
 
-    from asdgan import settings
+    from asdgan.config import compose
 
-    paths = sorted((settings.CONF / "model").glob("*.yaml"))
-    return [path.stem for path in paths if not settings.is_ensemble(OmegaConf.load(path))]
+    paths = sorted((compose.CONF / "model").glob("*.yaml"))
+    return [path.stem for path in paths if not compose.is_ensemble(OmegaConf.load(path))]
 
 
 def main():

@@ -36,9 +36,9 @@ import numpy as np
 import soundfile
 import torch
 
-from asdgan import settings
 from asdgan._system import parallel
 from asdgan._system.parallel import usable_cores
+from asdgan.config import compose
 from asdgan.data import clips as tables
 from asdgan.data import frames as log_mels
 from asdgan.data.frames import LogMel, log_mel, stored_frames
@@ -49,7 +49,7 @@ RATE, SECONDS, FILES = 16_000, 10, 200
 
 
 def config():
-    return settings.compose(["model=dcase_ae", "dataset=folder", "dataset.root=unused"])
+    return compose.compose(["model=dcase_ae", "dataset=folder", "dataset.root=unused"])
 
 
 def noise(folder):

@@ -36,7 +36,7 @@ import pytorch_lightning as pl
 import torch
 from plain import LENGTH, MELS, Module, Plain
 
-from asdgan import settings
+from asdgan.config import compose
 from asdgan.data.frames import Frames
 from asdgan.data.windows import WindowData, Windows
 from asdgan.nn import health
@@ -45,10 +45,10 @@ from asdgan.sweep.local import ALLOCATION
 
 
 def ours(lanes, compiled, batch, device):
-    config = settings.compose(["model=ganomaly", "dataset=folder", "dataset.root=unused"])
+    config = compose.compose(["model=ganomaly", "dataset=folder", "dataset.root=unused"])
     if lanes:
         config.seed = [0] * lanes
-    detector = settings.build(config).to(device)
+    detector = compose.build(config).to(device)
     detector.configure_optimizers()
     if compiled:
         detector.compile_steps(batch)

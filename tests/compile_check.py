@@ -16,17 +16,17 @@ import time
 import torch
 from shrunk import STACKABLE, learn
 
-from asdgan import settings
+from asdgan.config import compose
 
 
 def detector_of(name, lanes):
     """The model at its defaults with dropout, its optimisers made."""
-    config = settings.compose(
+    config = compose.compose(
         [f"model={name}", "dataset=folder", "dataset.root=unused", "dropout=0.25"]
     )
     if lanes:
         config.seed = [0] * lanes
-    detector = settings.build(config)
+    detector = compose.build(config)
     detector.configure_optimizers()
     return detector
 

@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 from shrunk import STACKABLE
 
-from asdgan import job, ledger, material, settings
+from asdgan import job, ledger, material
+from asdgan.config import compose
 from asdgan.data.windows import Batch
 from asdgan.errors import Stopped
 from asdgan.nn.lanes import Noise
@@ -47,11 +48,11 @@ def claim(text, holds, found=""):
 
 
 def detector_of(name, lanes, *changes, device):
-    config = settings.compose([f"model={name}", "dataset=folder", "dataset.root=unused", *changes])
+    config = compose.compose([f"model={name}", "dataset=folder", "dataset.root=unused", *changes])
     if lanes:
         config.seed = [*range(lanes)]
     torch.manual_seed(0)
-    detector = settings.build(config).double().to(device)
+    detector = compose.build(config).double().to(device)
     detector.configure_optimizers()
     return detector
 
@@ -80,7 +81,7 @@ def apart(one, other):
 
 def stack(outputs, seeds, stop_after=None, saved=None):
     """Final parameters of a stack trained on the plant, maybe stopped after some blocks."""
-    config = settings.compose(
+    config = compose.compose(
         [
             *SMALL,
             "model=skip_ganomaly",

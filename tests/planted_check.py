@@ -37,10 +37,11 @@ from pathlib import Path
 import numpy as np
 from hydra.utils import get_class
 
-from asdgan import compare, intervals, ledger, metrics, settings
+from asdgan import compare, intervals, ledger, metrics
 from asdgan.choice import Source
+from asdgan.config import compose
 
-MODELS = sorted(path.stem for path in (settings.CONF / "model").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (compose.CONF / "model").glob("*.yaml"))
 EGBAD = (
     "its paper's AUCs are below one half on three of six machine types (ToyConveyor 33, fan 40, "
     "pump 32); here its discriminator saturates and it never learns to reconstruct"
@@ -57,8 +58,8 @@ SHUFFLES = 200
 def train(model: str, outputs: Path) -> None:
     """Runs a model on every machine type, at its defaults where that does not take days."""
     command = [sys.executable, "-m", "asdgan.run", f"model={model}", f"outputs={outputs}"]
-    if (settings.CONF / "tempo" / "quick" / f"{model}.yaml").is_file():
-        kind = get_class(settings.compose([f"model={model}"]).model._target_)
+    if (compose.CONF / "tempo" / "quick" / f"{model}.yaml").is_file():
+        kind = get_class(compose.compose([f"model={model}"]).model._target_)
         command += ["trainer=quick"] if kind.convolutional else []
     subprocess.run([*command, "dataset=demo"], check=True, stdout=subprocess.DEVNULL)
 

@@ -11,7 +11,7 @@ import hydra
 import torch
 from omegaconf import OmegaConf
 
-from asdgan import settings
+from asdgan.config import compose as settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import Batch, Windows
 from asdgan.errors import BadInput

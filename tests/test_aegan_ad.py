@@ -8,7 +8,7 @@ import pytest
 import torch
 from shrunk import compose, detector_of, windows_for
 
-from asdgan import settings
+from asdgan.config import compose as settings
 from asdgan.data.windows import Batch
 from asdgan.errors import BadInput
 from asdgan.nn.adversarial import gradient_penalty

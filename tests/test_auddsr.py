@@ -4,7 +4,7 @@ import pytest
 import torch
 from shrunk import compose, detector_of, learn, windows_of
 
-from asdgan import settings
+from asdgan.config import compose as settings
 from asdgan.data.windows import Batch
 from asdgan.models import auddsr
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from plants import TINY
 
-from asdgan import board, intervals, ledger, metrics, run, settings
+from asdgan import board, intervals, ledger, metrics, run
 from asdgan._system.files import read_json
+from asdgan.config import compose
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +258,7 @@ def test_runs_of_the_demo_plant_have_intervals_and_are_compared(tmp_path, plant,
     """From wavs to a verdict."""
     typed = ["model=dcase_ae", f"dataset.root={plant}", f"outputs={tmp_path}", "machine=fan"]
     for epochs in (1, 2):
-        run.run(settings.compose([*typed, f"epochs={epochs}", "logger=none", *TINY]))
+        run.run(compose.compose([*typed, f"epochs={epochs}", "logger=none", *TINY]))
     assert board.main([str(tmp_path), "--compare", "epochs=1", "epochs=2"]) == 0
     text = capsys.readouterr().out
     assert "AUC   fan" in text

@@ -729,11 +729,11 @@ def test_every_published_archive_names_its_machine_type_and_place():
 
 
 def test_the_default_root_is_the_one_of_the_configs(monkeypatch, tmp_path):
-    from asdgan import settings
+    from asdgan.config import compose
 
     monkeypatch.setenv(__main__.DATA, str(tmp_path))
     for name in fetch._records():
-        config = settings.compose(["model=dcase_ae", f"dataset={name}"])
+        config = compose.compose(["model=dcase_ae", f"dataset={name}"])
         assert config.dataset.root == str(tmp_path / name)
 
 

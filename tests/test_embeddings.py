@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from asdgan import settings
+from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.nn.embeddings import NETWORKS, ArcFace, MobileFaceNet, make
 from asdgan.nn.lanes import keyed
@@ -26,7 +26,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def published():
-    return settings.compose(["model=sc"]).model.networks
+    return compose.compose(["model=sc"]).model.networks
 
 
 def weights(network):
@@ -134,7 +134,7 @@ def test_windows_that_a_network_cannot_take_are_refused(published, network, fram
 
 @pytest.mark.parametrize("typed", ["groups=7", "kernels=[5,3]", "kernels=[4,3,3,3]"])
 def test_layers_and_groups_that_do_not_go_together_are_refused(typed):
-    config = settings.compose(["model=sc", f"model.networks.ecapa_tdnn.{typed}"]).model.networks
+    config = compose.compose(["model=sc", f"model.networks.ecapa_tdnn.{typed}"]).model.networks
     with pytest.raises(BadInput, match=r"odd kernels, a dilation for each, and filters in equal"):
         make("ecapa_tdnn", config, mels=64, frames=192)
 
@@ -145,7 +145,7 @@ def test_layers_and_groups_that_do_not_go_together_are_refused(typed):
 )
 def test_sizes_that_are_none_are_refused(typed):
     with pytest.raises(BadInput, match=rf"model\.networks\.{typed.split('=')[0]}=.* is expected"):
-        settings.compose(["model=sc", f"model.networks.{typed}"])
+        compose.compose(["model=sc", f"model.networks.{typed}"])
 
 
 def test_what_is_keyed_is_drawn_alike_and_leaves_no_trace():

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load
 from shrunk import SMALLER
 
-from asdgan import board, ensemble, ledger, run, score, settings, submission
+from asdgan import board, ensemble, ledger, run, score, submission
 from asdgan.choice import Stored
+from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.failure import failures_in
 from asdgan.models.gmade_ensemble import GmadeEnsemble
@@ -41,7 +42,7 @@ def line(folder, *typed):
 
 
 def put_together(folder, *typed):
-    (kept,) = run.run(settings.compose(line(folder, *typed)))
+    (kept,) = run.run(compose.compose(line(folder, *typed)))
     return kept
 
 
@@ -109,7 +110,7 @@ def test_a_second_call_and_another_weight_train_nothing(made, caplog):
 
 
 def test_a_member_that_was_run_by_itself_is_taken(made, tmp_path):
-    config = settings.compose(["model=gmade", *PLANT, f"outputs={tmp_path}", *DENSITY])
+    config = compose.compose(["model=gmade", *PLANT, f"outputs={tmp_path}", *DENSITY])
     (alone,) = run.run(config)
     before = trainings(tmp_path)
     kept = put_together(tmp_path)
@@ -119,7 +120,7 @@ def test_a_member_that_was_run_by_itself_is_taken(made, tmp_path):
 
 def test_another_setting_of_a_member_is_another_ensemble(made):
     def name(*typed):
-        config = settings.compose(line(made[1], *typed))
+        config = compose.compose(line(made[1], *typed))
         told = ensemble.identity(config, ensemble.members_of(config), "fan")
         return ledger.signature(told, 1, "data")
 
@@ -163,7 +164,7 @@ def test_a_member_that_is_gone_is_named(made, tmp_path):
 
 def test_a_member_without_scores_of_training_clips_is_refused(tmp_path):
     typed = ["model=gmade", *PLANT, f"outputs={tmp_path}", *DENSITY, "trainer.train_scores=false"]
-    run.run(settings.compose(typed))
+    run.run(compose.compose(typed))
     with pytest.raises(BadInput, match="gmade has no scores of training clips to standardise by"):
         put_together(tmp_path)
 
@@ -341,7 +342,7 @@ def test_a_member_that_fails_is_named_by_its_ensembles_and_the_others_go_on(
 def test_an_ensemble_that_cannot_be_put_together_fails_alone(swept, tmp_path):
     copied(swept, tmp_path, "*ensemble*")
     typed = [*PLANT, f"outputs={tmp_path}", *CLASSES, "trainer.train_scores=false", "seed=2"]
-    run.run(settings.compose(["model=id_classifier", *typed]))
+    run.run(compose.compose(["model=id_classifier", *typed]))
     assert sweep(tmp_path, "seed=0,2") == 1
     assert [row["seed"] for row in ensembles(tmp_path)] == [0]
     (failed,) = failures_in(tmp_path / "runs")[0]
@@ -357,7 +358,7 @@ def test_a_dry_run_names_its_ensembles_and_starts_nothing(tmp_path, capsys):
 
 
 def test_members_that_scored_other_clips_are_not_put_together(made):
-    config = settings.compose(line(made[1]))
+    config = compose.compose(line(made[1]))
     one = ensemble.Ensemble(config, "fan", {}, 1, "0" * 16)
     of = [ensemble.scored_by(made[0], "gmade_ensemble") for _ in range(2)]
     other = replace(of[1], row={**of[1].row, "data": "fewer", "train_clips": 5})
@@ -372,6 +373,6 @@ def test_bad_clips_are_left_out_of_an_ensembles_clips_too(made, tmp_path):
     min((root / "fan" / "test").iterdir()).write_bytes(b"no sound")
     typed = [one for one in line(tmp_path) if not one.startswith("dataset.")]
     other = ["dataset=dcase2020", f"dataset.root={root}", "dataset.bad_clips=skip"]
-    (kept,) = run.run(settings.compose([*typed, *other]))
+    (kept,) = run.run(compose.compose([*typed, *other]))
     assert kept.row["test_clips"] == 7
     assert kept.row["flags"][0] == "gmade: bad clips left out: 0 of training, 1 of test"

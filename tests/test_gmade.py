@@ -7,7 +7,7 @@ import torch
 from shrunk import compose, detector_of, learn, windows_of
 from torch import distributions
 
-from asdgan import settings
+from asdgan.config import compose as settings
 from asdgan.errors import BadInput
 from asdgan.models.gmade import order_of
 

@@ -6,7 +6,8 @@ import random
 import pytest
 from omegaconf import OmegaConf
 
-from asdgan import ledger, settings, traits
+from asdgan import ledger
+from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Damaged
 from asdgan.sweep import building, drive, grid, plan, prepare
 
@@ -30,9 +31,9 @@ def names_of(made):
 
 def alone(*typed):
     """The signature that a point has when it is composed and run alone."""
-    config = settings.compose([*TYPED, *typed])
+    config = compose.compose([*TYPED, *typed])
     told = traits.of(config.model._target_)
-    return ledger.signature(settings.identity(config, "fan"), told.recipe, "data")
+    return ledger.signature(compose.identity(config, "fan"), told.recipe, "data")
 
 
 AXES = {
@@ -284,19 +285,19 @@ def test_a_sweep_file_that_is_none_is_refused_with_its_place(sweeps, text, said)
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.stem for path in (settings.CONF / "model").glob("*.yaml"))
+    "name", sorted(path.stem for path in (compose.CONF / "model").glob("*.yaml"))
 )
 def test_what_is_read_off_a_model_is_what_its_class_says(name):
-    config = settings.compose([f"model={name}", *TYPED])
+    config = compose.compose([f"model={name}", *TYPED])
     told = traits.of(config.model._target_)
-    found = type(settings.build(config))
+    found = type(compose.build(config))
     assert told == traits.Trait(found.recipe, found.stackable, found.prefix_stable)
 
 
 def test_a_model_that_cannot_be_built_is_found_without_memory():
-    good = settings.compose(["model=ganomaly", *TYPED])
-    huge = settings.compose(["model=ganomaly", *TYPED, "model.hidden_width=10000000"])
-    bad = settings.compose(["model=ganomaly", *TYPED])
+    good = compose.compose(["model=ganomaly", *TYPED])
+    huge = compose.compose(["model=ganomaly", *TYPED, "model.hidden_width=10000000"])
+    bad = compose.compose(["model=ganomaly", *TYPED])
     bad.model.pool = "median"
     assert building.unbuildable([good, huge, bad])[:2] == [None, None]
     assert "model.pool=median" in str(building.unbuildable([bad])[0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from shrunk import Recording, compose, detector_of, learn, windows_of
 
-from asdgan import settings
+from asdgan.config import compose as settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import Batch, Windows
 from asdgan.errors import BadInput

@@ -15,7 +15,7 @@ LIGHT = [
     "asdgan._system.parallel",
     "asdgan.data.releases",
     "asdgan._system.resources",
-    "asdgan.rules",
+    "asdgan.config.rules",
     "asdgan.data.folders",
     "asdgan.data.labels",
     "asdgan.data.clips",

@@ -19,7 +19,7 @@ from shrunk import (
     windows_for,
 )
 
-from asdgan import settings
+from asdgan.config import compose as settings
 
 WINDOWS = torch.randn(16, 48, generator=torch.Generator().manual_seed(5))
 # Of an even number of windows as many may lie above an output as below it: then the L1 loss gives

@@ -5,14 +5,14 @@ import torch
 from omegaconf import OmegaConf
 from shrunk import compose, detector_of, learn, windows_of
 
+from asdgan.config.compose import composed, rules_of
+from asdgan.config.rules import parsed
 from asdgan.data.windows import Batch
 from asdgan.errors import BadInput
 from asdgan.models.ganomaly import ADV_LOSSES, BOUNDED, D_LOSSES, ORDERS
 from asdgan.nn.adversarial import Averages, taken_for_fake, taken_for_real
 from asdgan.nn.lanes import Draw, Linear
 from asdgan.nn.perceptrons import l1_norm, l2_norm
-from asdgan.rules import parsed
-from asdgan.settings import composed, rules_of
 
 WINDOWS = torch.randn(17, 48, generator=torch.Generator().manual_seed(5)).double()
 COMMON = {

@@ -7,13 +7,13 @@ import pytest
 from omegaconf import OmegaConf
 from shrunk import ENSEMBLES, NAMES
 
-from asdgan import settings
+from asdgan.config import compose
+from asdgan.config.rules import parsed
 from asdgan.data.windows import VAL_SPLITS
 from asdgan.errors import BadInput
 from asdgan.models.wsp_nfcdee import FLOWS
 from asdgan.nn.outliers import DISTANCES
 from asdgan.nn.pooling import POOLS
-from asdgan.rules import parsed
 from asdgan.sweep import grid
 
 MODELS = [*NAMES, *ENSEMBLES]
@@ -57,12 +57,12 @@ NONE += ("layer|batch", " layer", "list of", "list of them", "[a, b] of", "name 
 
 @functools.cache
 def composed(*overrides):
-    return settings.composed([*overrides, "dataset.root=unused"])
+    return compose.composed([*overrides, "dataset.root=unused"])
 
 
 def leaves(config):
     """The values below `model`, as they stand in its YAML."""
-    return settings.flatten(OmegaConf.to_container(config, resolve=False)["model"], "model.")
+    return compose.flatten(OmegaConf.to_container(config, resolve=False)["model"], "model.")
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -82,7 +82,7 @@ def test_a_line_that_states_no_rule_is_refused_with_one_that_does(line):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_setting_of_a_model_has_a_rule(name):
     config = composed(f"model={name}")
-    ruled = settings.rules_of(config)
+    ruled = compose.rules_of(config)
     others = ("model._target_", "model.stages.", "model.members.")  # what is built, or typed
     open_to_anything = [
         key for key, value in leaves(config).items()
@@ -94,19 +94,19 @@ def test_every_setting_of_a_model_has_a_rule(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_rule_of_a_model_is_of_a_setting_that_it_has(name):
     config = composed(f"model={name}")
-    own = settings.flatten(OmegaConf.to_container(config.rules))
-    assert own.keys() <= settings.flatten(OmegaConf.to_container(config, resolve=False)).keys()
+    own = compose.flatten(OmegaConf.to_container(config.rules))
+    assert own.keys() <= compose.flatten(OmegaConf.to_container(config, resolve=False)).keys()
 
 
 def test_every_rule_for_all_is_of_a_setting_that_there_is():
     there = set()
     for choice in [*(f"model={name}" for name in MODELS), "dataset=dcase2020", "dataset=mimii"]:
-        there |= settings.flatten(OmegaConf.to_container(composed(choice), resolve=False)).keys()
-    assert settings._shared().keys() <= there
+        there |= compose.flatten(OmegaConf.to_container(composed(choice), resolve=False)).keys()
+    assert compose._shared().keys() <= there
 
 
 def test_words_of_rules_are_those_that_the_code_knows():
-    ruled = settings.rules_of(composed("model=wsp_nfcdee"))
+    ruled = compose.rules_of(composed("model=wsp_nfcdee"))
     known = {"windows.val_split": VAL_SPLITS, "model.outliers.distances": DISTANCES}
     known |= {"model.pool": [*POOLS, "list of them"], "model.flow": FLOWS}
     for key, words in known.items():
@@ -128,28 +128,28 @@ def test_words_of_rules_are_those_that_the_code_knows():
 )
 def test_a_value_is_held_against_the_rules_of_its_model(overrides, sentence):
     with pytest.raises(BadInput, match=sentence):
-        settings.preview(overrides)
+        compose.preview(overrides)
 
 
 def test_settings_that_were_checked_bring_no_rules():
-    config = settings.compose(["model=aegan_ad"])
+    config = compose.compose(["model=aegan_ad"])
     assert "rules" not in config
-    assert not [key for key in settings.identity(config, "fan") if "rules" in key]
+    assert not [key for key in compose.identity(config, "fan") if "rules" in key]
     with pytest.raises(BadInput, match="model=aegan_ad brings no rules: its YAML says below"):
-        settings.checked(config)
+        compose.checked(config)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Configs with two models more: one name has a meaning of its own in each."""
-    shutil.copytree(settings.CONF, tmp_path / "conf")
+    shutil.copytree(compose.CONF, tmp_path / "conf")
     for name, line in (("narrow", "8 <= whole <= 16"), ("wide", "number > 100")):
         (tmp_path / "conf" / "model" / f"{name}.yaml").write_text(
             f"# @package _global_\ndefaults: [dcase_ae, _self_]\ndetector: {name}\n"
             f"model:\n  hidden_width: {16 if name == 'narrow' else 128}\n"
             f"rules:\n  model:\n    hidden_width: {line}\n"
         )
-    monkeypatch.setattr(settings, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
     return tmp_path / "conf"
 
 
@@ -176,7 +176,7 @@ def test_a_model_of_ones_own_brings_its_rules(folder, tmp_path):
     mine.mkdir(parents=True)
     shutil.move(folder / "model" / "wide.yaml", mine / "mine.yaml")
     with pytest.raises(BadInput, match=r"model\.hidden_width=99: a number above 100 is expected"):
-        settings.preview(
+        compose.preview(
             [f"hydra.searchpath=[file://{mine.parent}]", "model=mine", "model.hidden_width=99"]
         )
 
@@ -185,13 +185,13 @@ def test_a_rule_that_is_none_is_said_with_its_place(folder):
     path = folder / "model" / "wide.yaml"
     path.write_text(path.read_text().replace("number > 100", "broad"))
     with pytest.raises(BadInput, match=r"model\.hidden_width=128: broad is expected"):
-        settings.compose(["model=wide"])
+        compose.compose(["model=wide"])
     path.write_text(path.read_text().replace("broad", "true"))
     with pytest.raises(BadInput, match="True is a value, not a rule"):
-        settings.compose(["model=wide"])
+        compose.compose(["model=wide"])
     path.write_text(path.read_text().replace("width: true", "width: number>1"))
     with pytest.raises(BadInput, match=r"model=wide: the rule of model\.hidden_width: 'number>1'"):
-        settings.compose(["model=wide"])
+        compose.compose(["model=wide"])
 
 
 def test_planning_parses_no_rule_twice():

@@ -13,7 +13,8 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from asdgan import ledger, reading, run, settings
+from asdgan import ledger, reading, run
+from asdgan.config import compose
 from asdgan.data.frames import Frames, LogMel, log_mel
 from asdgan.data.windows import Windows
 from asdgan.errors import BadInput
@@ -27,7 +28,7 @@ TINY = (
 
 
 def tiny(tmp_path, *overrides, model="ganomaly"):
-    config = settings.compose([f"model={model}", *TINY, f"outputs={tmp_path}", *overrides])
+    config = compose.compose([f"model={model}", *TINY, f"outputs={tmp_path}", *overrides])
     return run.run(config)
 
 
@@ -190,7 +191,7 @@ def recordings(folder, *names, rate=16000):
 
 def test_unlabelled_recordings_are_scored_and_not_judged(tmp_path, capsys):
     mine = recordings(tmp_path / "mine", "train/a", "train/b", "train/c", "test/c", "test/d")
-    (kept,) = run.run(settings.compose(mine))
+    (kept,) = run.run(compose.compose(mine))
     assert kept.row["auc"] is None
     stored = scores_of(kept)
     assert stored["score/recon_l2"].shape == (1, 2)
@@ -204,7 +205,7 @@ def test_unlabelled_recordings_are_scored_and_not_judged(tmp_path, capsys):
 
 
 def test_normal_clips_of_one_kind_are_not_judged_and_that_is_said(tmp_path, capsys):
-    run.run(settings.compose(recordings(tmp_path / "mine", "train/a", "train/b", "test/normal_1")))
+    run.run(compose.compose(recordings(tmp_path / "mine", "train/a", "train/b", "test/normal_1")))
     said = capsys.readouterr().out
     assert "mine: not judged, no section has clips of both labels" in said
     assert "0 anomaly" in said
@@ -215,7 +216,7 @@ def test_normal_recordings_of_another_rate_are_resampled_when_asked_and_give_a_t
 ):
     mine = recordings(tmp_path / "mine", "normal/a", "normal/b", "normal/c", rate=8000)
     with pytest.raises(BadInput, match=r"8000 Hz, .*resample=true, or features.sample_rate=8000"):
-        run.run(settings.compose(mine))
+        run.run(compose.compose(mine))
     said = subprocess.run(
         [sys.executable, "-m", "asdgan.run", *mine, "features.resample=true"],
         cwd=tmp_path,
@@ -235,8 +236,8 @@ def test_a_machine_type_that_is_not_there_is_refused_with_those_that_are(tmp_pat
 
 @pytest.mark.parametrize("name", ["ToyCar", "fan"])
 def test_published_weights_give_the_published_scores(shared, name):
-    config = settings.compose(["model=dcase_ae", "dataset=folder", "dataset.root=unused"])
-    detector = settings.build(config)
+    config = compose.compose(["model=dcase_ae", "dataset=folder", "dataset.root=unused"])
+    detector = compose.build(config)
     detector.load_published(shared / "golden" / f"ae_{name}.npz")
     with (shared / "golden" / "expected_scores.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["machine_type"] == name]
@@ -265,7 +266,7 @@ def real_run(root, tmp_path, release, *overrides):
     rest = [o for o in TINY if not o.startswith(("dataset.", "machine="))]
     where = (f"dataset={release}", f"dataset.root={root}", f"outputs={tmp_path}")
     fast = ("model=skip_ganomaly", "epochs=1", "windows.stride=8")
-    return run.run(settings.compose([*rest, *where, *fast, *overrides]))
+    return run.run(compose.compose([*rest, *where, *fast, *overrides]))
 
 
 def test_real_clips_are_trained_on_scored_and_judged(shared, tmp_path, capsys):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from shrunk import Recording, compose, detector_of, learn, noise_for, windows_for, windows_of
 
-from asdgan import job, material, run, settings
+from asdgan import job, material, run
+from asdgan.config import compose as settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import Batch, Drawing, Windows
 from asdgan.errors import BadInput

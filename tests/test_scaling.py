@@ -4,7 +4,7 @@ import pytest
 import torch
 from shrunk import Recording, compose, detector_of, windows_of
 
-from asdgan import settings
+from asdgan.config import compose as settings
 from asdgan.data.frames import Frames
 from asdgan.data.scaling import Scaling
 from asdgan.data.windows import Windows

@@ -10,8 +10,10 @@ import pytest
 import soundfile
 from shrunk import NAMES, compose
 
-from asdgan import job, ledger, material, run, score, settings, traits
+from asdgan import job, ledger, material, run, score
 from asdgan.choice import Stored
+from asdgan.config import compose as settings
+from asdgan.config import traits
 from asdgan.stack import Stack
 from asdgan.threshold import p_value, usual_threshold
 

@@ -13,7 +13,8 @@ import optuna
 import pytest
 from plants import PLANT, TINY
 
-from asdgan import ledger, settings, traits
+from asdgan import ledger
+from asdgan.config import compose, traits
 from asdgan.errors import BadInput
 from asdgan.sweep import drive, grid, plan, planned, search
 
@@ -77,7 +78,7 @@ def test_every_trial_is_the_point_that_its_settings_are_alone(go, plant, tmp_pat
     assert len(found) == 6 * 2 * 2
     for _, values, _ in trials_of(tmp_path):
         for seed, epochs in ((0, 1), (1, 2)):
-            config = settings.compose(
+            config = compose.compose(
                 [
                     *(f"{key}={value!r}".replace("'", "") for key, value in values.items()),
                     f"seed={seed}", f"epochs={epochs}", "model=ganomaly", *PLANT, *TINY,
@@ -86,7 +87,7 @@ def test_every_trial_is_the_point_that_its_settings_are_alone(go, plant, tmp_pat
             )  # fmt: skip
             told = traits.of(config.model._target_)
             data = rows_of(tmp_path)[0]["data"]
-            name = ledger.signature(settings.identity(config, "fan"), told.recipe, data)
+            name = ledger.signature(compose.identity(config, "fan"), told.recipe, data)
             assert name in found
 
 

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from asdgan import board, halves, ledger, metrics, selection, settings
+from asdgan import board, halves, ledger, metrics, selection
+from asdgan.config import compose
 
 COLUMNS = ("auc", "split_half", "label_free")
 
@@ -246,7 +247,7 @@ def test_a_label_free_winner_that_there_is_not_says_why(tmp_path, capsys, other,
 
 @pytest.mark.parametrize(("batches", "found"), [((512, 16, 32), True), ((512, 32, 64), False)])
 def test_the_models_own_settings_are_found_where_the_grid_has_them(tmp_path, batches, found):
-    config = settings.compose(["model=ganomaly"])
+    config = compose.compose(["model=ganomaly"])
     usual = {axis: config[axis] for axis in ("lr", "beta1", "latent", "init", "dropout")}
     assert (config.batch, config.epochs, config.model.primary) == (16, 10, "recon_l1")
     clips = clips_of()

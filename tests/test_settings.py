@@ -2,7 +2,7 @@
 
 import pytest
 
-from asdgan import settings
+from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.ledger import signature
 from asdgan.sweep import grid
@@ -34,12 +34,12 @@ REFUSED = [
 @pytest.mark.parametrize(("overrides", "sentence"), REFUSED, ids=[" ".join(o) for o, _ in REFUSED])
 def test_a_mistake_is_refused_with_its_key_and_what_would_do(overrides, sentence):
     with pytest.raises(BadInput, match=sentence):
-        settings.preview(overrides)
+        compose.preview(overrides)
 
 
 def test_several_values_without_m_are_refused_with_the_way_out():
     with pytest.raises(BadInput, match="batch=16,512 names several values: add -m"):
-        settings.preview(["batch=16,512"])
+        compose.preview(["batch=16,512"])
 
 
 def test_one_wrong_value_of_a_sweep_is_found_before_it_starts():
@@ -48,10 +48,10 @@ def test_one_wrong_value_of_a_sweep_is_found_before_it_starts():
 
 
 def test_a_detector_outside_the_house_is_never_built():
-    config = settings.compose(["model=dcase_ae", *FOLDER])
+    config = compose.compose(["model=dcase_ae", *FOLDER])
     config.model.optimizer._target_ = "os.system"
     with pytest.raises(BadInput, match=r"optimizer._target_=os.system: only"):
-        settings.build(config)
+        compose.build(config)
 
 
 @pytest.mark.parametrize(
@@ -66,46 +66,44 @@ def test_a_detector_outside_the_house_is_never_built():
     ],
 )
 def test_what_a_models_module_imports_is_no_detector(target):
-    config = settings.compose(["model=dcase_ae", *FOLDER])
+    config = compose.compose(["model=dcase_ae", *FOLDER])
     config.model._target_ = target
     with pytest.raises(BadInput, match=f"model._target_={target}: only the detectors of"):
-        settings.build(config)
+        compose.build(config)
 
 
 def test_a_target_in_a_list_is_found():
-    config = settings.compose(["model=dcase_ae", *FOLDER])
+    config = compose.compose(["model=dcase_ae", *FOLDER])
     config.model.init_std = [{"_target_": "os.getcwd"}]
     with pytest.raises(BadInput, match=r"model.init_std.0._target_=os.getcwd: only"):
-        settings.build(config)
+        compose.build(config)
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.stem for path in (settings.CONF / "tempo" / "quick").glob("*.yaml"))
+    "name", sorted(path.stem for path in (compose.CONF / "tempo" / "quick").glob("*.yaml"))
 )
 def test_a_first_look_at_a_model_trains_less_of_it(name):
-    whole, short = (
-        settings.compose([f"model={name}", *more]) for more in ((), ("trainer=quick",))
-    )
+    whole, short = (compose.compose([f"model={name}", *more]) for more in ((), ("trainer=quick",)))
     assert short.epochs < whole.epochs
     assert short.dataset == whole.dataset
 
 
 def test_paths_and_hardware_do_not_make_another_point():
-    one = settings.compose(["model=ganomaly", *FOLDER])
-    same = settings.compose(
+    one = compose.compose(["model=ganomaly", *FOLDER])
+    same = compose.compose(
         [
             *("model=ganomaly", "dataset=folder", "dataset.root=y", "outputs=z", "logger=none"),
             *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.compile=false"),
         ]
     )
-    assert settings.identity(one, "fan") == settings.identity(same, "fan")
+    assert compose.identity(one, "fan") == compose.identity(same, "fan")
 
 
 def test_a_point_is_the_same_before_and_after_its_detector_was_built():
-    config = settings.compose(["model=ganomaly", *FOLDER])
-    before = settings.identity(config, "fan")
-    settings.build(config)
-    assert settings.identity(config, "fan") == before
+    config = compose.compose(["model=ganomaly", *FOLDER])
+    before = compose.identity(config, "fan")
+    compose.build(config)
+    assert compose.identity(config, "fan") == before
 
 
 @pytest.mark.parametrize(
@@ -116,28 +114,28 @@ def test_a_point_is_the_same_before_and_after_its_detector_was_built():
     ],
 )
 def test_every_setting_that_changes_a_result_makes_another_point(override):
-    one = settings.identity(settings.compose(["model=ganomaly", *FOLDER]), "fan")
-    other = settings.identity(settings.compose(["model=ganomaly", *FOLDER, override]), "fan")
+    one = compose.identity(compose.compose(["model=ganomaly", *FOLDER]), "fan")
+    other = compose.identity(compose.compose(["model=ganomaly", *FOLDER, override]), "fan")
     assert signature(one, 1, "data") != signature(other, 1, "data")
 
 
 def test_a_setting_that_follows_another_counts_by_its_value():
     follows, typed = (
-        settings.identity(settings.compose(["model=ganomaly", *FOLDER, override]), "fan")
+        compose.identity(compose.compose(["model=ganomaly", *FOLDER, override]), "fan")
         for override in ("lambda_con=${latent}", "lambda_con=8")
     )
     assert follows == typed
 
 
 def test_machine_type_recipe_and_data_make_another_point():
-    config = settings.compose(["model=ganomaly", *FOLDER])
-    fan, pump = (settings.identity(config, name) for name in ("fan", "pump"))
+    config = compose.compose(["model=ganomaly", *FOLDER])
+    fan, pump = (compose.identity(config, name) for name in ("fan", "pump"))
     found = {signature(fan, 1, "a"), signature(pump, 1, "a"), signature(fan, 2, "a")}
     assert len(found | {signature(fan, 1, "b")}) == 4
 
 
 def test_an_empty_folder_of_releases_is_as_good_as_none(monkeypatch):
     monkeypatch.setenv("ASDGAN_DATA", "")
-    assert settings.compose(["dataset=dcase2020"]).dataset.root == "data/dcase2020"
+    assert compose.compose(["dataset=dcase2020"]).dataset.root == "data/dcase2020"
     monkeypatch.setenv("ASDGAN_DATA", "elsewhere")
-    assert settings.compose(["dataset=dcase2020"]).dataset.root == "elsewhere/dcase2020"
+    assert compose.compose(["dataset=dcase2020"]).dataset.root == "elsewhere/dcase2020"

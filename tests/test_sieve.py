@@ -7,7 +7,8 @@ import pytest
 from test_bad_clips import CASES, LOGMEL, read
 from wavs import RATE, WAV, noise, of
 
-from asdgan import ledger, material, run, settings, submission
+from asdgan import ledger, material, run, submission
+from asdgan.config import compose
 from asdgan.data import bad_clips as sieve
 from asdgan.data import clips
 from asdgan.errors import BadInput
@@ -37,7 +38,7 @@ def silently(title, total):
 
 def config(root, outputs, *overrides, bad_clips="skip"):
     typed = [*TINY, f"dataset.root={root}", f"outputs={outputs}", f"dataset.bad_clips={bad_clips}"]
-    return settings.compose([*typed, *overrides])
+    return compose.compose([*typed, *overrides])
 
 
 def listened(root, outputs, *overrides, bad_clips="skip"):

@@ -9,7 +9,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load
 
-from asdgan import job, ledger, material, settings, stages, traits
+from asdgan import job, ledger, material, stages
+from asdgan.config import compose, traits
 from asdgan.data.windows import Joined
 from asdgan.errors import BadInput
 from asdgan.sweep import grid, plan
@@ -23,7 +24,7 @@ TYPED = ["epochs=1", "hidden_layers=1", "model.hidden_width=8", "latent=2"]
 
 def staged(outputs, *overrides, typed=TYPED):
     """The settings of a run that has another autoencoder learnt first."""
-    config = settings.compose(["model=dcase_ae", *PLANT, f"outputs={outputs}", *overrides])
+    config = compose.compose(["model=dcase_ae", *PLANT, f"outputs={outputs}", *overrides])
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     config.model.stages = {"dcase_ae": list(typed)}
     return config
@@ -61,7 +62,7 @@ def outputs(tmp_path_factory):
 def test_a_stage_is_the_model_trained_on_every_machine_type(outputs):
     config = staged(outputs)
     weights = learnt(config)
-    one = settings.stages_of(config)["dcase_ae"]
+    one = compose.stages_of(config)["dcase_ae"]
     root = material.root_of(one, material.uncounted)
     types = material.machine_types_of("all", root, one)
     heard = {m: material.listen(one, root, m, material.uncounted).train for m in types}
@@ -93,7 +94,7 @@ def test_a_stage_that_does_not_verify_is_trained_again(outputs, caplog):
 
 def test_a_run_is_another_where_its_stage_or_what_that_heard_is_another(outputs):
     one, other = staged(outputs), staged(outputs, typed=[*TYPED, "lr=0.1"])
-    assert settings.identity(one, "fan") != settings.identity(other, "fan")
+    assert compose.identity(one, "fan") != compose.identity(other, "fan")
     root = material.root_of(one, material.uncounted)
     plain, heard = (
         material.listen(one, root, "fan", material.uncounted),
@@ -117,17 +118,17 @@ def test_a_stage_whose_recipe_is_raised_is_learnt_again_and_said_in_its_runs_set
 ):
     config = staged(outputs, typed=[*TYPED, "batch=35"])
     learnt(config)
-    before = settings.identity(config, "fan")
+    before = compose.identity(config, "fan")
     raise_recipe(monkeypatch, config.model._target_)
     caplog.set_level(logging.INFO, "asdgan")
     learnt(config)
-    assert settings.identity(config, "fan") == {**before, "dcase_ae.recipe": 2}
+    assert compose.identity(config, "fan") == {**before, "dcase_ae.recipe": 2}
     assert caplog.text.count("learnt first, from") == 1
 
 
 def test_a_planned_run_with_a_stage_is_the_one_that_is_run_alone():
     asked = [["model=auddsr", "dataset=demo", f"seed={seed}"] for seed in (0, 1)]
-    alone = [settings.identity(settings.compose(typed), "fan") for typed in asked]
+    alone = [compose.identity(compose.compose(typed), "fan") for typed in asked]
     recipe = traits.of("asdgan.models.auddsr.AudDsr").recipe
     names = [ledger.signature(one, recipe, "data") for one in alone]
     assert signatures("model=auddsr", "seed=0,1") == names
@@ -136,11 +137,11 @@ def test_a_planned_run_with_a_stage_is_the_one_that_is_run_alone():
 
 def test_a_stage_says_all_that_it_has_not_from_its_run_even_where_that_says_the_same(outputs):
     config = staged(outputs, "windows.per_epoch=9", typed=[*TYPED, "windows.per_epoch=9"])
-    said, one = settings.identity(config, "fan"), settings.stages_of(config)["dcase_ae"]
-    own = {f"dcase_ae.{key}": value for key, value in settings.identity(one, "all").items()}
+    said, one = compose.identity(config, "fan"), compose.stages_of(config)["dcase_ae"]
+    own = {f"dcase_ae.{key}": value for key, value in compose.identity(one, "all").items()}
     own["dcase_ae.recipe"] = traits.recipe_of(one)
     lacking = own.items() - said.items()
-    assert {key.split(".")[1] for key, _ in lacking} <= {*settings.WITH_STAGES}
+    assert {key.split(".")[1] for key, _ in lacking} <= {*compose.WITH_STAGES}
     assert said.items() >= own.items() - lacking
     assert said["dcase_ae.windows.per_epoch"] == said["windows.per_epoch"] == 9
 
@@ -151,7 +152,7 @@ def test_a_run_is_the_same_whichever_machine_types_were_asked_for_beside_its_own
         staged(outputs, "machine=fan"),
         staged(outputs, "machine=[fan,pump]"),
     )
-    first, *others = (settings.identity(config, "fan") for config in asked)
+    first, *others = (compose.identity(config, "fan") for config in asked)
     assert first["dcase_ae.machine"] == "all"
     assert others == [first, first]
 
@@ -159,7 +160,7 @@ def test_a_run_is_the_same_whichever_machine_types_were_asked_for_beside_its_own
 def test_what_is_wrong_with_a_stage_is_said(outputs):
     config = staged(outputs, typed=["features.mels=4"])
     with pytest.raises(BadInput, match=r"model.stages.dcase_ae: features.mels=4: a stage has it"):
-        settings.stages_of(config)
+        compose.stages_of(config)
     config = staged(outputs, typed=["lr=1e30"])
     with pytest.raises(BadInput, match=r"dcase_ae: its losses were not finite"):
         learnt(config)

@@ -9,8 +9,9 @@ from plants import TINY
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from asdgan import judge, ledger, metrics, run, settings, submission
+from asdgan import judge, ledger, metrics, run, submission
 from asdgan._system.files import read_json, write_json
+from asdgan.config import compose
 
 SOURCE_AND_TARGET = ("source", "target")
 
@@ -362,7 +363,7 @@ def test_a_damaged_result_is_never_submitted(tmp_path, capsys):
 def test_a_run_of_the_demo_plant_is_submitted_and_judged(tmp_path, plant):
     """From wavs to official numbers: the areas of the ledger's row come back."""
     typed = ["model=dcase_ae", f"dataset.root={plant}", f"outputs={tmp_path}", "epochs=1"]
-    config = settings.compose([*typed, "machine=fan", "logger=none", *TINY])
+    config = compose.compose([*typed, "machine=fan", "logger=none", *TINY])
     (kept,) = run.run(config)
     for year in (2020, 2022):
         ask = [str(tmp_path), "--year", str(year), str(tmp_path / str(year))]

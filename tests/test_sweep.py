@@ -13,7 +13,8 @@ import pytest
 from plants import PLANT, TINY
 from processes import start
 
-from asdgan import ledger, run, settings
+from asdgan import ledger, run
+from asdgan.config import compose
 from asdgan.errors import BadInput, Stopped
 from asdgan.failure import failures_in
 from asdgan.sweep import drive, memory, plan, planned, worker
@@ -74,7 +75,7 @@ def test_every_point_has_the_row_that_it_has_when_it_runs_alone(sweep, plant, tm
     assert len(found) == POINTS
     typed = ["model=ganomaly", "lr=2e-4", "dropout=0.25", "seed=2", "epochs=2", *PLANT, *TINY]
     alone = tmp_path / "alone"
-    config = settings.compose([*typed, f"dataset.root={plant}", f"outputs={alone}", "logger=none"])
+    config = compose.compose([*typed, f"dataset.root={plant}", f"outputs={alone}", "logger=none"])
     (kept,) = run.run(config)
     ours = found[kept.row["signature"]]
     same = ("settings", "seed", "epochs", "data", "model", "recipe", "primary", "clips")
@@ -199,7 +200,7 @@ def with_memory_for(free, monkeypatch):
 def test_a_stack_that_memory_is_too_small_for_is_halved_until_it_fits(
     sweep, tmp_path, monkeypatch, capsys
 ):
-    lane = memory.lane_bytes(settings.compose([*GRID[:1], "dropout=0.25", *PLANT, *TINY]))
+    lane = memory.lane_bytes(compose.compose([*GRID[:1], "dropout=0.25", *PLANT, *TINY]))
     launch, tried = with_memory_for(3.5 * lane, monkeypatch)
     assert sweep(*GRID, launch=launch) == 0
     assert tried == [8, 4, 4, 2, 2, 2, 2]

@@ -6,7 +6,8 @@ from statistics import fmean, harmonic_mean
 
 import pytest
 
-from asdgan import metrics, settings
+from asdgan import metrics
+from asdgan.config import compose
 from asdgan.sweep import blocks, grid
 
 # Files that print means of their own numbers, and how many areas those are.
@@ -166,7 +167,7 @@ def test_tables_6_and_7_are_the_best_settings_and_the_other_systems():
         "ganomaly": 6, "skip_ganomaly": 6, "dcase_ae": 1, "egbad": 1, "gmade_ensemble": 1,
     }  # fmt: skip
     assert Counter(part.config.detector for part in sweep("table6").parts) == every
-    assert {path.stem for path in (settings.CONF / "model").glob("*.yaml")} >= set(every)
+    assert {path.stem for path in (compose.CONF / "model").glob("*.yaml")} >= set(every)
 
 
 def test_one_machine_type_of_a_table_is_asked_for_by_name():

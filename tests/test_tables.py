@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdgan import intervals, ledger, metrics, points, published, settings, sheets, tables, traits
+from asdgan import intervals, ledger, metrics, points, published, sheets, tables
 from asdgan.asked import asked
+from asdgan.config import compose, traits
 from asdgan.stack import Stack
 from asdgan.sweep import blocks, grid, plan
 
@@ -192,7 +193,7 @@ def test_a_table_that_is_done_has_nothing_to_run(run, few):
 def test_a_detector_without_a_yaml_is_waited_for(run, few):
     listed = {row["table"]: row for row in rows_of(run)}
     for table in tables.tables():
-        yamls = {name: settings.CONF / "model" / f"{name}.yaml" for name in table.systems()}
+        yamls = {name: compose.CONF / "model" / f"{name}.yaml" for name in table.systems()}
         lack = [f"model {name}" for name, yaml in yamls.items() if not yaml.exists()]
         assert listed[table.name]["waits for"] == ", ".join(lack)
     assert "model dense_ae" in listed["coelho"]["waits for"]

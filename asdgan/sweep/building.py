@@ -24,11 +24,11 @@ def why_not(config: DictConfig) -> str | None:
     """Why a config's model cannot be built; None for one that can. Loads torch."""
     import torch
 
-    from asdgan import settings
+    from asdgan.config import compose
 
     try:
         with torch.device("meta"):
-            settings.build(config)
+            compose.build(config)
     except Exception as error:
         cause = error.__cause__ or error
         return " ".join(str(cause).split()) or type(cause).__name__

@@ -21,8 +21,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asdgan import ensemble, settings
+from asdgan import ensemble
 from asdgan._system.resources import SWEEPS
+from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.sweep.blocks import read
 from asdgan.sweep.space import MULTIPLIED, Dimension, Value, dimension_of
@@ -126,7 +127,7 @@ def expand(typed: Sequence[str]) -> Grid:
     Raises:
         BadInput: Whatever is wrong in it, or in the sweep file it names, before anything starts.
     """
-    overrides = settings.parsed(map(in_full, typed))
+    overrides = compose.parsed(map(in_full, typed))
     own = [_axis(one, False) for one in overrides if _is_own(one)]
     for axis in own:
         if axis.swept:
@@ -163,7 +164,7 @@ def expand(typed: Sequence[str]) -> Grid:
 @lru_cache(maxsize=16)
 def _node(typed: tuple[str, ...]) -> DictConfig:
     """How a sweep runs."""
-    return settings.compose(typed).sweep
+    return compose.compose(typed).sweep
 
 
 def parts_of(
@@ -180,8 +181,8 @@ def parts_of(
         The parts; and for each trial its places in them, a part's number and a row's: one for
         each seed.
     """
-    inner = [one for one in grid.dimensions if one.key in settings.LANE_AXES]
-    outer = [one for one in grid.dimensions if one.key not in settings.LANE_AXES]
+    inner = [one for one in grid.dimensions if one.key in compose.LANE_AXES]
+    outer = [one for one in grid.dimensions if one.key not in compose.LANE_AXES]
     groups: dict[tuple[str, ...], list[int]] = {}
     for number, trial in enumerate(trials):
         groups.setdefault(tuple(one.text(trial[one.key]) for one in outer), []).append(number)
@@ -255,7 +256,7 @@ def _blocks_of_file(name: str, typed: Sequence[Axis], searched: bool) -> list[li
     found: list[dict[str, Axis]] = []
     for block in read(SWEEPS, name).blocks:
         try:
-            axes = [_axis(override, searched) for override in settings.parsed(block.lines)]
+            axes = [_axis(override, searched) for override in compose.parsed(block.lines)]
         except BadInput as error:
             raise BadInput(f"{block.place}: {error}") from None
         found.append({axis.key: axis for axis in axes})
@@ -308,7 +309,7 @@ def _parts(block: Sequence[Axis], node: DictConfig) -> list[Part]:
     """A block's parts, which know what `sweep` says; all that is wrong in one complaint."""
     told = node.copy()
     told.storage = None  # its address may hold a password, and plans are for everybody
-    inside = {*settings.LANE_AXES, "epochs", "machine"}
+    inside = {*compose.LANE_AXES, "epochs", "machine"}
     groups, plain = _apart(block)
     outer = [axis for axis in plain if axis.key not in inside]
     if math.prod(len(axis.values) for axis in [*groups, *outer]) > MOST_PARTS:
@@ -356,7 +357,7 @@ def _choices(groups: Sequence[Axis]) -> list[tuple[str, ...]]:
 
 def _under_rules(block: Sequence[Axis]) -> list[Axis]:
     """A search's block by the rules of its models, which say where numbers are whole."""
-    rules = [settings.rules_of(_chosen_groups(typed)) for typed in _choices(_apart(block)[0])]
+    rules = [compose.rules_of(_chosen_groups(typed)) for typed in _choices(_apart(block)[0])]
 
     def under(axis: Axis) -> Axis:
         if axis.dimension is None:
@@ -377,7 +378,7 @@ def _first(groups: tuple[str, ...], plain: tuple[tuple[str, str], ...]) -> DictC
     config = copy.deepcopy(_chosen_groups(groups))
     missing = object()
     if any(OmegaConf.select(config, key, default=missing) is missing for key, _ in plain):
-        return settings.composed((*groups, *(f"{key}={text}" for key, text in plain)))
+        return compose.composed((*groups, *(f"{key}={text}" for key, text in plain)))
     for key, text in plain:
         OmegaConf.update(config, key, _value(key, text))
     return config
@@ -385,7 +386,7 @@ def _first(groups: tuple[str, ...], plain: tuple[tuple[str, str], ...]) -> DictC
 
 @lru_cache(maxsize=64)
 def _chosen_groups(groups: tuple[str, ...]) -> DictConfig:
-    return settings.composed(groups)
+    return compose.composed(groups)
 
 
 def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
@@ -393,12 +394,12 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
     # Without its data set a sweep can be planned, not started.
     wrong: list[str] = []
     without = ("dataset.root",) if dry_run else ()
-    rules = settings.rules_of(config)
+    rules = compose.rules_of(config)
     try:
-        settings.checked(config, without=without)
+        compose.checked(config, without=without)
     except BadInput as error:
         wrong += str(error).split("; ")
-    if settings.is_ensemble(config) and config.sweep.search is not None:
+    if compose.is_ensemble(config) and config.sweep.search is not None:
         wrong.append(
             f"sweep.search={config.sweep.search}: model={config.detector} puts results of others "
             "together, which a search cannot; list the values to try, or search over a member"
@@ -429,7 +430,7 @@ def _part(config: DictConfig, axes: Sequence[Axis], dry_run: bool) -> Part:
         machine="all" if "all" in names else tuple(dict.fromkeys(names)),
         alike=not _read_elsewhere(config, lanes),
     )
-    return _with_members(part, without) if settings.is_ensemble(config) else part
+    return _with_members(part, without) if compose.is_ensemble(config) else part
 
 
 def _with_members(part: Part, without: Sequence[str]) -> Part:
@@ -443,7 +444,7 @@ def _with_members(part: Part, without: Sequence[str]) -> Part:
         )
         for name, one in ensemble.members_of(part.config, without=without).items()
     }
-    settings.build(part.config)  # it has no weights, and loads nothing that takes time
+    compose.build(part.config)  # it has no weights, and loads nothing that takes time
     return replace(
         part,
         readings=(max(one.readings[-1] for one in members.values()),),
@@ -459,7 +460,7 @@ def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
 
 def _read_elsewhere(config: DictConfig, axes: Iterable[str]) -> bool:
     """Whether a setting that is not called like the axis takes its value from it."""
-    typed = settings.flatten(OmegaConf.to_container(config, resolve=False))
+    typed = compose.flatten(OmegaConf.to_container(config, resolve=False))
     return any(
         re.search(rf"\$\{{{axis}\}}", str(value)) and key.rpartition(".")[2] != axis
         for axis in axes
@@ -473,4 +474,4 @@ def _value(key: str, text: str) -> Any:  # noqa: ANN401 - any config value
 
 
 def _is_group(key: str) -> bool:
-    return (settings.CONF / key.partition("@")[0]).is_dir()
+    return (compose.CONF / key.partition("@")[0]).is_dir()

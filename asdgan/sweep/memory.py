@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from asdgan import settings
+from asdgan.config import compose
 from asdgan.data.windows import Block
 from asdgan.stack import Stack
 from asdgan.sweep import noise
@@ -71,7 +71,7 @@ def free_bytes(*, gpu: bool) -> int | None:
 def lane_bytes(config: DictConfig) -> int:
     """Most bytes that live at once while one lane takes a step on noise, or scores some."""
     with torch.device("meta"):
-        shape = settings.build(config)
+        shape = compose.build(config)
     weights = COPIES * sum(one.nelement() * one.element_size() for one in shape.parameters())
     if weights > HUGE:
         return weights
@@ -81,7 +81,7 @@ def lane_bytes(config: DictConfig) -> int:
     heard = noise.windows(config, max(config.batch, shape.scored_at_once))
     picks = torch.arange(config.batch)
     with _Living() as living:
-        detector = settings.build(config)
+        detector = compose.build(config)
         detector.to(torch.float64 if config.trainer.dtype == "float64" else torch.float32)
         detector.prepare(heard)
         detector.configure_optimizers()

@@ -15,15 +15,16 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ensemble, ledger, settings
+from asdgan import ensemble, ledger
 from asdgan._system.files import canonical, read_json, write_json
+from asdgan.config import compose
+from asdgan.config.traits import Trait
+from asdgan.config.traits import of as trait_of
 from asdgan.ensemble import Ensemble
 from asdgan.errors import BadInput, Damaged
 from asdgan.failure import write_failure
 from asdgan.stack import Stack
 from asdgan.sweep.grid import Grid, Part
-from asdgan.traits import Trait
-from asdgan.traits import of as trait_of
 
 FORMAT = 2
 HOW = (
@@ -247,7 +248,7 @@ def _stacks(
     together = trait.stackable and part.alike
     width = _width(len(every), part.config.batch, lanes, slots, on_gpu) if together else 1
     readings = [part.readings] if trait.prefix_stable else [(one,) for one in part.readings]
-    shared = settings.identity(part.config, heard.machine_type)
+    shared = compose.identity(part.config, heard.machine_type)
     signer = ledger.Signer(shared, trait.recipe, heard.data, [*part.axes, "epochs"])
     for first in range(0, len(every), width):
         chunk = tuple(every[first : first + width])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, material, settings, traits
+from asdgan import ledger, material
 from asdgan._system import console
 from asdgan._system.files import canonical
+from asdgan.config import compose, traits
 from asdgan.errors import BadInput
 from asdgan.failure import failures_in
 from asdgan.sweep import building
@@ -151,7 +152,7 @@ def same_shape(config: DictConfig) -> bytes:
     """What models of one shape have in common: all but what lanes may differ in."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    inside = {*settings.LANE_AXES, "epochs", "machine", "dataset", "sweep", "selection", "outputs"}
+    inside = {*compose.LANE_AXES, "epochs", "machine", "dataset", "sweep", "selection", "outputs"}
     return canonical({key: value for key, value in plain.items() if key not in inside})
 
 

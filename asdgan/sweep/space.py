@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
+from asdgan.config.rules import Rule
 from asdgan.errors import BadInput
-from asdgan.rules import Rule
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

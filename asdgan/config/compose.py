@@ -24,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from asdgan._system.resources import CONF
+from asdgan.config.rules import Rule, stated
+from asdgan.config.traits import recipe_of
 from asdgan.data.log_mel import LogMel
 from asdgan.errors import BadInput
-from asdgan.rules import Rule, stated
-from asdgan.traits import recipe_of
 
 if TYPE_CHECKING:
     from asdgan.detector import Detector

@@ -1,0 +1,1 @@
+"""What is typed to checked settings, their identity, and the detector they describe."""
