@@ -10,7 +10,10 @@ VERBS = {
     "board": ("asdgan.board", "list results, best first"),
     "tables": ("asdgan.tables", "published tables, ours beside theirs"),
     "data": ("asdgan.data", "fetch, verify and show releases"),
-    "judge": ("asdgan.judge", "anybody's score files to the official numbers of their year"),
+    "judge": (
+        "asdgan.results.challenge.judge",
+        "anybody's score files to the official numbers of their year",
+    ),
     "submission": ("asdgan.submission", "a result to the challenge's own CSV files"),
     "score": ("asdgan.score", "a finished run on new recordings"),
 }

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from asdgan import ledger
 from asdgan.config import compose
 from asdgan.errors import Damaged
-from asdgan.ledger import Result
 from asdgan.nn import health
+from asdgan.results import ledger
+from asdgan.results.ledger import Result
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:

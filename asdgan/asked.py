@@ -18,7 +18,7 @@ from asdgan.config.compose import LANE_AXES, parsed
 from asdgan.data import clips
 from asdgan.data.demo import sounds
 from asdgan.errors import BadInput
-from asdgan.points import Gathered, Point
+from asdgan.results.points import Gathered, Point
 from asdgan.sweep import grid as grids
 from asdgan.sweep import prepare
 from asdgan.sweep.grid import Grid, Part

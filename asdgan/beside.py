@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asdgan import choice, compare, intervals, metrics, published, ranking
+from asdgan import compare, published
 from asdgan.asked import Asked
-from asdgan.choice import Stored
-from asdgan.intervals import TypeScores
-from asdgan.points import Gathered, Point, Settings
 from asdgan.published import BOUNDS, PLAIN, PLAIN_STD, WEIGHTED, WEIGHTED_STD, Cell, Entry
-from asdgan.ranking import Line
+from asdgan.results import choose, intervals, metrics, ranking
+from asdgan.results.choose import Stored
+from asdgan.results.intervals import TypeScores
+from asdgan.results.points import Gathered, Point, Settings
+from asdgan.results.ranking import Line
 from asdgan.sheets import Sheet
 
 SUSPECT = (
@@ -142,7 +143,7 @@ def ours_of(asked: Asked, gathered: Gathered, folder: Path) -> dict[tuple[str, s
     ]
     of = {name: line for line in lines for name in line["signatures"].split()}
     stored: dict[int, list[Stored]] = defaultdict(list)
-    source = choice.Source(folder)
+    source = choose.Source(folder)
     for one in source.rows(of):
         stored[id(of[one.row["signature"]])].append(one)
     known = compare.scored(source, of)

@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import compare, halves, intervals, ledger, metrics, points, ranking, selection
+from asdgan import compare, halves, selection
 from asdgan._system.console import Parser, answer, bars, printable, sheet
 from asdgan._system.files import as_csv, write_whole
-from asdgan.choice import Source
 from asdgan.errors import BadInput
-from asdgan.failure import Failure, failures_in
-from asdgan.points import said
-from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
+from asdgan.results import intervals, ledger, metrics, points, ranking
+from asdgan.results.choose import Source
+from asdgan.results.failures import Failure, failures_in
+from asdgan.results.points import said
+from asdgan.results.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
 from asdgan.sheets import in_markdown
 
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}

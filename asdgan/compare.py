@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import choice, intervals, ledger, metrics, official, points, ranking
 from asdgan._system.console import printable
-from asdgan.choice import Source
 from asdgan.errors import BadInput, Damaged
-from asdgan.intervals import LEVEL, Comparison, TypeScores
-from asdgan.ranking import PLAIN, WEIGHTED, Line, area_said
+from asdgan.results import choose, intervals, ledger, metrics, points, ranking
+from asdgan.results.challenge import official
+from asdgan.results.choose import Source
+from asdgan.results.intervals import LEVEL, Comparison, TypeScores
+from asdgan.results.ranking import PLAIN, WEIGHTED, Line, area_said
 
 PREFIX = re.compile(r"[0-9a-f]{4,16}")
 GRAMMAR = (
@@ -230,8 +231,8 @@ def _line(
     if len(found) > 1:
         keys = ("release", "model", *varying, "selection", "machine_type", "seed")
         data = {one.signature: one.data[:8] for one in gathered.points}
-        differ = choice.differing({key: line.get(key) for key in keys} for line in found)
-        differ = differ or choice.differing(
+        differ = choose.differing({key: line.get(key) for key in keys} for line in found)
+        differ = differ or choose.differing(
             {"data": data[line["signatures"].split()[0]]} for line in found
         )
         raise BadInput(

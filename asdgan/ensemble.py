@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, material, metrics, reading
+from asdgan import material, reading
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput
 from asdgan.reading import Kept
-from asdgan.threshold import training_scores
+from asdgan.results import ledger, metrics
+from asdgan.results.threshold import training_scores
 
 log = logging.getLogger("asdgan")
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asdgan import ledger, metrics
 from asdgan.errors import Damaged
+from asdgan.results import ledger, metrics
 
 MEASURE = "recon_l1"  # the unweighted reconstruction error that every GAN here scores by, too
 CLIP = ("clip", "section", "label", "domain")  # what is stored of each clip

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from asdgan import again, metrics, reading, stages
+from asdgan import again, reading, stages
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Stopped
 from asdgan.material import Material
 from asdgan.reading import Kept
+from asdgan.results import metrics
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 import asdgan
-from asdgan import ledger, metrics
 from asdgan.data.log_mel import LogMel
-from asdgan.failure import write_failure
 from asdgan.material import Material
 from asdgan.nn import health
+from asdgan.results import ledger, metrics
+from asdgan.results.failures import write_failure
 from asdgan.stack import Stack
 
 if TYPE_CHECKING:

@@ -18,14 +18,15 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from asdgan import ensemble, job, ledger, material, metrics
+from asdgan import ensemble, job, material
 from asdgan._system import console
 from asdgan._system.parallel import usable_cores
 from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.reading import Kept
+from asdgan.results import ledger, metrics
+from asdgan.results.threshold import training_scores, usual_threshold
 from asdgan.sweep import drive, elsewhere, grid
-from asdgan.threshold import training_scores, usual_threshold
 
 log = logging.getLogger("asdgan")
 

@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import choice, ledger
 from asdgan._system import console as terminal
 from asdgan._system.console import Parser, answer, printable, sheet
 from asdgan._system.files import as_csv, write_whole
-from asdgan.choice import Choice, Stored
 from asdgan.data import clips
 from asdgan.data.log_mel import LogMel
 from asdgan.data.releases import GRAMMARS
 from asdgan.errors import BadInput, Damaged
-from asdgan.points import said
-from asdgan.threshold import (
+from asdgan.results import choose, ledger
+from asdgan.results.choose import Choice, Stored
+from asdgan.results.points import said
+from asdgan.results.threshold import (
     FITS,
     Threshold,
     add_quantile,
@@ -298,7 +298,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("clips", nargs="+", type=Path, metavar="CLIP", help="a wav, or a folder of them")
     add("--machine", metavar="TYPE", help="which machine type's detector, where RUN has several")
-    choice.add_options(parser)
+    choose.add_options(parser)
     add("--section", metavar="ID", help="of the clips; else what their names say")
     add(
         "--threshold",
@@ -357,7 +357,7 @@ def _score(asked: argparse.Namespace) -> list[str]:
 def _chosen(asked: argparse.Namespace) -> tuple[Choice, list[str]]:
     """The one point that scores."""
     where = [*asked.where, *([f"machine_type={asked.machine}"] if asked.machine else [])]
-    choices, notes = choice.chosen(asked.place, where, asked.choose)
+    choices, notes = choose.chosen(asked.place, where, asked.choose)
     if len(choices) > 1:
         raise BadInput(
             f"{asked.place} holds detectors of {', '.join(sorted(choices))}; say which by "

@@ -29,12 +29,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from asdgan import halves, ledger, metrics, points
+from asdgan import halves
 from asdgan._system.resources import CONF
 from asdgan.errors import BadInput
 from asdgan.halves import Noted
-from asdgan.points import Point, Settings
-from asdgan.ranking import LOW, PLAIN, WEIGHTED, Line, grouped, in_order, one_data
+from asdgan.results import ledger, metrics, points
+from asdgan.results.points import Point, Settings
+from asdgan.results.ranking import LOW, PLAIN, WEIGHTED, Line, grouped, in_order, one_data
 
 VIEW = "selection"  # beside those of ranking
 AREAS = ("in_halves", "split_half", "label_free", "default", "median")

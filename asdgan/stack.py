@@ -12,9 +12,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger
 from asdgan._system.files import canonical
 from asdgan.config import compose
+from asdgan.results import ledger
 
 
 @dataclass(frozen=True)

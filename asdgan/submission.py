@@ -18,15 +18,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import choice, ledger
 from asdgan._system.console import Parser, answer, printable, sheet
 from asdgan._system.files import write_json, write_whole
-from asdgan.challenge import DECISIONS, SCORES, Place, file_name, stem
-from asdgan.choice import Choice, Stored
 from asdgan.data.labels import said_by
 from asdgan.errors import BadInput, Damaged
-from asdgan.points import said
-from asdgan.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
+from asdgan.results import choose, ledger
+from asdgan.results.challenge.score_files import DECISIONS, SCORES, Place, file_name, stem
+from asdgan.results.choose import Choice, Stored
+from asdgan.results.points import said
+from asdgan.results.threshold import FITS, Threshold, add_quantile, refuse_quantile, threshold
 
 YEARS = range(2020, 2026)
 RECORD = "submission.json"
@@ -50,7 +50,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--year", type=int, choices=YEARS, required=True, help="of the challenge")
     add("outdir", type=Path, metavar="OUTDIR", help="where the files go; made as needed")
-    choice.add_options(parser)
+    choose.add_options(parser)
     add(
         "--decision",
         choices=FITS,
@@ -69,7 +69,7 @@ def _submit(chosen: argparse.Namespace) -> None:
     files: dict[str, bytes] = {}
     record: list[dict[str, Any]] = []
     try:
-        choices, notes = choice.chosen(chosen.place, chosen.where, chosen.choose)
+        choices, notes = choose.chosen(chosen.place, chosen.where, chosen.choose)
         for name, one in sorted(choices.items()):
             own, limit = _files(name, one.stored, chosen.year, fit, chosen.quantile)
             files |= own

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asdgan import beside, ledger, points, published, selection
+from asdgan import beside, published, selection
 from asdgan._system.console import Parser, answer, sheet
 from asdgan._system.files import write_whole
 from asdgan.asked import Asked, asked, missing
 from asdgan.config import compose
 from asdgan.data.folders import nearest
 from asdgan.errors import BadInput
-from asdgan.points import Gathered
 from asdgan.published import Entry
-from asdgan.ranking import Line
+from asdgan.results import ledger, points
+from asdgan.results.points import Gathered
+from asdgan.results.ranking import Line
 from asdgan.sheets import FORMATS, Sheet, written
 from asdgan.sweep import blocks, grid
 from asdgan.sweep.blocks import SweepFile

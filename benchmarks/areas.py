@@ -13,7 +13,7 @@ import time
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from asdgan.metrics import MAX_FPR, auc_pauc
+from asdgan.results.metrics import MAX_FPR, auc_pauc
 
 
 def timed(program):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asdgan import ledger
+from asdgan.results import ledger
 
 MACHINE_TYPES = {
     "fan": ("00", "02", "04", "06"),

@@ -46,8 +46,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from asdgan import metrics, official
-from asdgan.intervals import TypeScores, compared, interval
+from asdgan.results import metrics
+from asdgan.results.challenge import official
+from asdgan.results.intervals import TypeScores, compared, interval
 
 LOW, HIGH = 0.93, 0.97
 YEAR = 2022

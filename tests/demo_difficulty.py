@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from asdgan import ledger
 from asdgan.data.demo import sounds
+from asdgan.results import ledger
 
 LOW, HIGH = 0.60, 0.98
 

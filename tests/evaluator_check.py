@@ -42,8 +42,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asdgan.challenge import stem
-from asdgan.truth import truth_of
+from asdgan.results.challenge.ground_truth import truth_of
+from asdgan.results.challenge.score_files import stem
 
 ROOT = Path(__file__).resolve().parent.parent
 NEAR = 1e-9

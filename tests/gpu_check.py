@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 from shrunk import STACKABLE
 
-from asdgan import job, ledger, material
+from asdgan import job, material
 from asdgan.config import compose
 from asdgan.data.windows import Batch
 from asdgan.errors import Stopped
 from asdgan.nn.lanes import Noise
+from asdgan.results import ledger
 
 SMALL = [
     "dataset=demo",

@@ -33,10 +33,10 @@ from pathlib import Path
 import light
 from processes import GONE_SECONDS, descendants, is_alive, kill
 
-from asdgan import ledger
 from asdgan._system.files import read_json, sha256_of
 from asdgan.errors import Damaged
-from asdgan.failure import failures_in
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in
 
 DOOMED = 3  # of the jobs of each plan, the one that raises
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import dying
 import numpy as np
 
-from asdgan import ledger
+from asdgan.results import ledger
 from asdgan.sweep import plan
 
 SECONDS = 0.03  # of a job's work, at most

@@ -37,9 +37,10 @@ from pathlib import Path
 import numpy as np
 from hydra.utils import get_class
 
-from asdgan import compare, intervals, ledger, metrics
-from asdgan.choice import Source
+from asdgan import compare
 from asdgan.config import compose
+from asdgan.results import intervals, ledger, metrics
+from asdgan.results.choose import Source
 
 MODELS = sorted(path.stem for path in (compose.CONF / "model").glob("*.yaml"))
 EGBAD = (

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from asdgan import board, ledger
+from asdgan import board
 from asdgan._system.files import write_json
-from asdgan.failure import failures_in, write_failure
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in, write_failure
 
 SCORES = {
     "clip": np.array(["a.wav"]),

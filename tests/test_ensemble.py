@@ -10,14 +10,15 @@ import pytest
 from safetensors.numpy import load
 from shrunk import SMALLER
 
-from asdgan import board, ensemble, ledger, run, score, submission
-from asdgan.choice import Stored
+from asdgan import board, ensemble, run, score, submission
 from asdgan.config import compose
 from asdgan.errors import BadInput
-from asdgan.failure import failures_in
 from asdgan.models.gmade_ensemble import GmadeEnsemble
+from asdgan.results import ledger
+from asdgan.results.choose import Stored
+from asdgan.results.failures import failures_in
+from asdgan.results.threshold import usual_threshold
 from asdgan.sweep import drive, plan, planned
-from asdgan.threshold import usual_threshold
 
 PLANT = (
     "machine=fan", "dataset.seconds=3", "dataset.ids=2", "dataset.train_clips=3",

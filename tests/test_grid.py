@@ -6,9 +6,9 @@ import random
 import pytest
 from omegaconf import OmegaConf
 
-from asdgan import ledger
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Damaged
+from asdgan.results import ledger
 from asdgan.sweep import building, drive, grid, plan, prepare
 
 TYPED = ("dataset=folder", "dataset.root=unused", "machine=fan")

@@ -7,8 +7,9 @@ import pytest
 from coverage_check import CASES, held
 from scipy import stats
 
-from asdgan import intervals, metrics, official, resample
-from asdgan.intervals import TypeScores, compared, delong, delong_p_value, interval
+from asdgan.results import bootstrap, intervals, metrics
+from asdgan.results.challenge import official
+from asdgan.results.intervals import TypeScores, compared, delong, delong_p_value, interval
 
 
 def made(name="fan", *, seeds=1, clips=60, worth=1.0, seed=0, ties=True, words=None):
@@ -29,7 +30,7 @@ def redrawn(one, wanted, draws, seed=0):
     """The clips of each draw of a machine type, as `intervals` draws them."""
     _, strata = intervals._plan(one, wanted)
     generator = np.random.default_rng([seed, *one.machine_type.encode()])
-    counts = resample._counts(strata, len(one.labels), draws, generator).astype(int)
+    counts = bootstrap._counts(strata, len(one.labels), draws, generator).astype(int)
     return [np.repeat(np.arange(len(one.labels)), count) for count in counts.T]
 
 
@@ -84,7 +85,7 @@ def test_a_draw_keeps_how_many_clips_of_each_kind_a_section_has_and_no_unknown_o
 
 def test_many_clips_are_drawn_block_by_block(bare, monkeypatch):
     one = made(clips=200)
-    monkeypatch.setattr(resample, "BLOCK", 200 * 7)
+    monkeypatch.setattr(bootstrap, "BLOCK", 200 * 7)
     drawn = intervals._estimate([one], "auc", "mean", 100, 0, None)[1][0].drawn
     assert len(np.unique(drawn)) > 50
     assert drawn.mean() == pytest.approx(interval([one], area="auc").value, abs=0.02)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
-from asdgan import judge, official
-from asdgan.challenge import DECISIONS, SCORES, TRUTH, Place, file_name
+from asdgan.results.challenge import judge, official
+from asdgan.results.challenge.score_files import DECISIONS, SCORES, TRUTH, Place, file_name
 
 WRONG_IN_2022 = {"source harmonic mean", "target harmonic mean"}  # per machine type: cut elsewhere
 

@@ -18,8 +18,8 @@ import pytest
 from plants import PLANT, TINY
 from processes import are_gone, descendants, is_alive, kill, start, until
 
-from asdgan import ledger
-from asdgan.failure import failures_in
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in
 from asdgan.sweep import drive, elsewhere, on_submitit, plan
 
 SMALL = ("model=ganomaly", "sweep.lanes=1", *PLANT, *TINY)

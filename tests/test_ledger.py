@@ -8,11 +8,11 @@ import threading
 import numpy as np
 import pytest
 
-from asdgan import ledger
 from asdgan._system.files import read_json, write_json
 from asdgan.errors import Damaged
-from asdgan.failure import failures_in, write_failure
-from asdgan.ledger import find, flatten, read, read_all, read_scores, signature, write
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in, write_failure
+from asdgan.results.ledger import find, flatten, read, read_all, read_scores, signature, write
 
 DATA = "d" * 64
 
@@ -347,7 +347,8 @@ def test_a_setting_that_is_nan_has_no_signature():
 
 
 def test_the_ledger_imports_nothing_heavy():
-    code = "import sys, asdgan.ledger; print({'torch', 'hydra', 'lightning'} & set(sys.modules))"
+    code = "import sys, asdgan.results.ledger as _; "
+    code += "print({'torch', 'hydra', 'lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

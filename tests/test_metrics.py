@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from asdgan.metrics import MAX_FPR, auc_pauc, judge, overall
+from asdgan.results.metrics import MAX_FPR, auc_pauc, judge, overall
 
 
 def both(labels):

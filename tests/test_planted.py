@@ -5,7 +5,8 @@ import pytest
 import soundfile
 from shrunk import NAMES, compose
 
-from asdgan import ledger, metrics, run
+from asdgan import run
+from asdgan.results import ledger, metrics
 
 RATE, SECONDS, CLIPS = 16000, 2.5, 6
 # What builds on a stage has told nothing apart after the few steps that there is time for here,

@@ -13,9 +13,9 @@ import pytest
 from plants import PLANT, TINY
 from processes import are_gone, descendants, kill, start
 
-from asdgan import ledger
 from asdgan.errors import BadInput
-from asdgan.failure import failures_in
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in
 from asdgan.sweep import drive, local, plan
 
 FOUR = ("seed=0,1,2,3", "epochs=1", "sweep.lanes=1", "sweep.slots=2")

@@ -13,12 +13,13 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from asdgan import ledger, reading, run
+from asdgan import reading, run
 from asdgan.config import compose
 from asdgan.data.frames import Frames, LogMel, log_mel
 from asdgan.data.windows import Windows
 from asdgan.errors import BadInput
-from asdgan.threshold import usual_threshold
+from asdgan.results import ledger
+from asdgan.results.threshold import usual_threshold
 
 TINY = (
     "dataset.seconds=2", "dataset.ids=1", "dataset.train_clips=2", "dataset.test_clips=2",

@@ -10,12 +10,13 @@ import pytest
 import soundfile
 from shrunk import NAMES, compose
 
-from asdgan import job, ledger, material, run, score
-from asdgan.choice import Stored
+from asdgan import job, material, run, score
 from asdgan.config import compose as settings
 from asdgan.config import traits
+from asdgan.results import ledger
+from asdgan.results.choose import Stored
+from asdgan.results.threshold import p_value, usual_threshold
 from asdgan.stack import Stack
-from asdgan.threshold import p_value, usual_threshold
 
 TWO_MACHINES = tuple(
     f"{name}_id_{section:02d}_00000000"

@@ -13,9 +13,9 @@ import optuna
 import pytest
 from plants import PLANT, TINY
 
-from asdgan import ledger
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput
+from asdgan.results import ledger
 from asdgan.sweep import drive, grid, plan, planned, search
 
 LR = "lr=tag(log,interval(1e-5,1e-2))"

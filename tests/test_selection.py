@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from asdgan import board, halves, ledger, metrics, selection
+from asdgan import board, halves, selection
 from asdgan.config import compose
+from asdgan.results import ledger, metrics
 
 COLUMNS = ("auc", "split_half", "label_free")
 

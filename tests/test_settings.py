@@ -4,7 +4,7 @@ import pytest
 
 from asdgan.config import compose
 from asdgan.errors import BadInput
-from asdgan.ledger import signature
+from asdgan.results.ledger import signature
 from asdgan.sweep import grid
 
 FOLDER = ("dataset=folder", "dataset.root=x")

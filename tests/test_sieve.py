@@ -7,11 +7,12 @@ import pytest
 from test_bad_clips import CASES, LOGMEL, read
 from wavs import RATE, WAV, noise, of
 
-from asdgan import ledger, material, run, submission
+from asdgan import material, run, submission
 from asdgan.config import compose
 from asdgan.data import bad_clips as sieve
 from asdgan.data import clips
 from asdgan.errors import BadInput
+from asdgan.results import ledger
 from asdgan.sweep import grid, prepare
 
 SMALL = replace(LOGMEL, n_fft=256, hop=128, mels=16)

@@ -9,10 +9,11 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load
 
-from asdgan import job, ledger, material, stages
+from asdgan import job, material, stages
 from asdgan.config import compose, traits
 from asdgan.data.windows import Joined
 from asdgan.errors import BadInput
+from asdgan.results import ledger
 from asdgan.sweep import grid, plan
 
 PLANT = (

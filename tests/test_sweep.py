@@ -13,10 +13,11 @@ import pytest
 from plants import PLANT, TINY
 from processes import start
 
-from asdgan import ledger, run
+from asdgan import run
 from asdgan.config import compose
 from asdgan.errors import BadInput, Stopped
-from asdgan.failure import failures_in
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in
 from asdgan.sweep import drive, memory, plan, planned, worker
 
 GRID = ("model=ganomaly", "lr=1e-4,2e-4", "dropout=0.25", "seed=0,1,2,3", "epochs=1,2")

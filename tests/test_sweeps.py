@@ -6,8 +6,8 @@ from statistics import fmean, harmonic_mean
 
 import pytest
 
-from asdgan import metrics
 from asdgan.config import compose
+from asdgan.results import metrics
 from asdgan.sweep import blocks, grid
 
 # Files that print means of their own numbers, and how many areas those are.

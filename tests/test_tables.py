@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdgan import intervals, ledger, metrics, points, published, sheets, tables
+from asdgan import published, sheets, tables
 from asdgan.asked import asked
 from asdgan.config import compose, traits
+from asdgan.results import intervals, ledger, metrics, points
 from asdgan.stack import Stack
 from asdgan.sweep import blocks, grid, plan
 

@@ -23,8 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from asdgan import metrics
 from asdgan.errors import BadInput, Stopped
+from asdgan.results import metrics
 
 console = Console(highlight=False, soft_wrap=True)
 PIPE_WIDTH = 250  # columns where the output is no terminal: nothing is folded that grep may want

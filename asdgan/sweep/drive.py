@@ -17,11 +17,12 @@ from pathlib import Path
 
 from hydra.plugins.launcher import Launcher
 
-from asdgan import board, ledger
+from asdgan import board
 from asdgan._system import console
 from asdgan._system.files import remove_remains
 from asdgan.errors import BadInput
-from asdgan.failure import failures_in
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in
 from asdgan.sweep import grid as grids
 from asdgan.sweep import local, on_submitit, pace, prepare, rounds, together
 from asdgan.sweep import plan as plans

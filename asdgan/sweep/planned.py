@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import job, ledger
+from asdgan import job
 from asdgan._system.files import canonical
 from asdgan.errors import BadInput
 from asdgan.material import Material, listen
+from asdgan.results import ledger
 from asdgan.sweep import memory, plan
 
 _last: dict[bytes, Material] = {}  # what was listened to last: one machine type fills memory

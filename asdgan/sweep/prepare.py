@@ -6,12 +6,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ledger, material
+from asdgan import material
 from asdgan._system import console
 from asdgan._system.files import canonical
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput
-from asdgan.failure import failures_in
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in
 from asdgan.sweep import building
 from asdgan.sweep import plan as plans
 from asdgan.sweep.grid import Grid, Part

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from asdgan import ledger, metrics
 from asdgan._system.files import canonical, read_json
 from asdgan.errors import BadInput, Damaged
 from asdgan.reading import Kept
+from asdgan.results import ledger, metrics
 from asdgan.sweep.space import Dimension, Value
 
 if TYPE_CHECKING:

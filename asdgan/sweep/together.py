@@ -9,12 +9,13 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from asdgan import ensemble, ledger
+from asdgan import ensemble
 from asdgan._system import console
 from asdgan._system.files import remove_remains
 from asdgan.ensemble import Scored
 from asdgan.errors import BadInput
-from asdgan.failure import failures_in, write_failure
+from asdgan.results import ledger
+from asdgan.results.failures import failures_in, write_failure
 from asdgan.sweep.plan import Together
 from asdgan.sweep.search import Results
 from asdgan.sweep.worker import verdict

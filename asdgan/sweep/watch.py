@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asdgan import ledger
 from asdgan._system import console
 from asdgan.errors import Damaged
-from asdgan.failure import Failure, failures_in
+from asdgan.results import ledger
+from asdgan.results.failures import Failure, failures_in
 from asdgan.sweep.plan import Job
 
 EVERY_SECONDS = 1.0

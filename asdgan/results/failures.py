@@ -13,7 +13,7 @@ from typing import Any
 
 from asdgan._system.files import read_json, write_json
 from asdgan.errors import Damaged
-from asdgan.ledger import FORMAT, SIGNATURE, paths
+from asdgan.results.ledger import FORMAT, SIGNATURE, paths
 
 FAILURE = re.compile(r"failure_[0-9a-f]{16}\.json")
 TEXTS = ("kind", "reason", "model", "machine_type")

@@ -31,9 +31,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from asdgan import metrics, official
-from asdgan.metrics import MAX_FPR
-from asdgan.resample import Compared, Floats, Places, TypeScores, by_section, drawn_areas, widened
+from asdgan.results import metrics
+from asdgan.results.bootstrap import (
+    Compared,
+    Floats,
+    Places,
+    TypeScores,
+    by_section,
+    drawn_areas,
+    widened,
+)
+from asdgan.results.challenge import official
+from asdgan.results.metrics import MAX_FPR
 
 AREAS = (*metrics.AREAS, "official")
 MEANS = ("weighted", "mean")

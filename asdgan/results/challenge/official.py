@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from asdgan.metrics import MAX_FPR, auc_pauc
+from asdgan.results.metrics import MAX_FPR, auc_pauc
 
 EPSILON = sys.float_info.epsilon
 AREAS = ("AUC", "pAUC")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from asdgan import metrics
-from asdgan.metrics import MAX_FPR
+from asdgan.results import metrics
+from asdgan.results.metrics import MAX_FPR
 
 BLOCK = 2**18  # clips times draws that are held at once: they stay in the cache
 CLASSES = ("normal", "anomaly")

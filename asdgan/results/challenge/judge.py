@@ -17,13 +17,13 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import challenge, official
 from asdgan._system.console import Parser, answer, printable, sheet
 from asdgan._system.files import write_whole
-from asdgan.challenge import DECISIONS, SCORES, Place
 from asdgan.errors import BadInput
-from asdgan.official import Report, Section
-from asdgan.truth import Truth, aligned, truth_by_names, truth_of
+from asdgan.results.challenge import official, score_files
+from asdgan.results.challenge.ground_truth import Truth, aligned, truth_by_names, truth_of
+from asdgan.results.challenge.official import Report, Section
+from asdgan.results.challenge.score_files import DECISIONS, SCORES, Place
 
 EVERYWHERE = "all machine types"
 MEANT = {
@@ -54,12 +54,12 @@ def judged(year: int, folder: Path, truth: Path | None = None, *, partial: bool 
         BadInput: A file is missing, or is not what it should be.
     """
     files, strays = _files(folder, SCORES, year)
-    decisions, _ = challenge.listed(folder, DECISIONS, year)
+    decisions, _ = score_files.listed(folder, DECISIONS, year)
     if truth is None:
         known = truth_by_names(files, year)
     else:
         known = truth_of(truth, year, files)
-    expected = {place: challenge.file_name(SCORES, year, place) for place in known}
+    expected = {place: score_files.file_name(SCORES, year, place) for place in known}
     missing = [name for place, name in expected.items() if place not in files]
     extra = [path.name for place, path in files.items() if place not in known]
     if len(missing) == len(expected):
@@ -84,7 +84,7 @@ def judged(year: int, folder: Path, truth: Path | None = None, *, partial: bool 
     if extra or strays:
         notes.append(f"not judged, no ground truth for it: {_names([*extra, *strays])}")
     if lack and decisions and year != 2020:
-        absent = [challenge.file_name(DECISIONS, year, place) for place in lack]
+        absent = [score_files.file_name(DECISIONS, year, place) for place in lack]
         notes.append(f"no precision, recall and F1: {', '.join(absent)} missing")
     given = {} if lack or year == 2020 else decisions
     report = official.OFFICIAL[year](_sections(places, files, given, known))
@@ -125,16 +125,16 @@ def _files(folder: Path, kind: str, year: int) -> tuple[dict[Place, Path], list[
     """The score files of a folder; some at least."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is no folder; name the one that holds {kind}_*.csv")
-    files, strays = challenge.listed(folder, kind, year)
+    files, strays = score_files.listed(folder, kind, year)
     if files:
         return files, strays
-    if fits := challenge.other_year(strays, kind):
+    if fits := score_files.other_year(strays, kind):
         later = " or later" if fits == 2022 else ""
         raise BadInput(
             f"{folder}: {strays[0]} is a name of {fits}{later}, not of {year}; judge that year"
         )
     below = [inner for inner in sorted(folder.iterdir()) if any(inner.glob(f"{kind}_*.csv"))]
-    wanted = challenge.file_name(kind, year, Place("fan", "00", "source"))
+    wanted = score_files.file_name(kind, year, Place("fan", "00", "source"))
     hint = f"did you mean {below[0]}?" if below else f"{year} calls them like {wanted}"
     raise BadInput(f"{folder} holds no {kind}_*.csv of {year}; {hint}")
 
@@ -149,11 +149,11 @@ def _sections(
     parts: dict[tuple[str, str], list[Section]] = {}
     for place in places:
         truth = known[place]
-        scores = aligned(files[place], truth, "anomaly score", challenge.score)
+        scores = aligned(files[place], truth, "anomaly score", score_files.score)
         decided = None
         if place in decisions:
             what = "decision (0 or 1)"
-            decided = aligned(decisions[place], truth, what, challenge.zero_or_one) == 1
+            decided = aligned(decisions[place], truth, what, score_files.zero_or_one) == 1
         one = Section(
             place.machine_type, place.section, scores, truth.anomalous, truth.target, decided
         )

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asdgan import metrics
-from asdgan.points import Gathered, Point, Settings, said
+from asdgan.results import metrics
+from asdgan.results.points import Gathered, Point, Settings, said
 
 Line = dict[str, Any]  # one line of the board: raw values by column
 

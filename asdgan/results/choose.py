@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asdgan import ledger, metrics, points
 from asdgan.errors import BadInput, Damaged
-from asdgan.points import Gathered, Point, said
+from asdgan.results import ledger, metrics, points
+from asdgan.results.points import Gathered, Point, said
 
 VAL_LOSS = "val_loss"
 RULES = (*metrics.AREAS, VAL_LOSS)

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asdgan.challenge import (
+from asdgan.data.labels import said_by
+from asdgan.errors import BadInput
+from asdgan.results.challenge.score_files import (
     TRUTH,
     Place,
     column,
@@ -28,8 +30,6 @@ from asdgan.challenge import (
     stem,
     zero_or_one,
 )
-from asdgan.data.labels import said_by
-from asdgan.errors import BadInput
 
 LIST = "eval_data_list*.csv"
 ANONYMOUS = r"(?:id|section)_([0-9]{2})(?:_(source|target))?(?:_test)?_([0-9]+)"

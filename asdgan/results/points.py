@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asdgan import ledger
 from asdgan._system.files import read_json
 from asdgan.errors import BadInput, Damaged
-from asdgan.failure import Failure
+from asdgan.results import ledger
+from asdgan.results.failures import Failure
 
 OUTPUTS = Path("outputs")
 PLAN = "plan.json"  # what makes a folder a sweep

@@ -1,0 +1,1 @@
+"""What scores are worth, kept on disk: the ledger of results, metrics and intervals."""
