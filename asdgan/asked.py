@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asdgan import material
 from asdgan._system.console import bars, console
 from asdgan.config.compose import LANE_AXES, parsed
 from asdgan.data import clips
@@ -23,6 +22,7 @@ from asdgan.sweep import grid as grids
 from asdgan.sweep import prepare
 from asdgan.sweep.grid import Grid, Part
 from asdgan.sweep.plan import Heard, signatures
+from asdgan.training import machine_data
 
 ALL = "all"
 SHAPE = ("batch", "latent", "hidden_layers")  # root settings that part a grid's models
@@ -156,7 +156,7 @@ class Asked:
 
     def _there(self) -> tuple[str, ...]:
         config = self.grid.parts[0].config
-        choice = material.choice_of(config)
+        choice = machine_data.choice_of(config)
         return clips.machine_types(Path(config.dataset.root), self.release, choice)
 
     @cached_property
@@ -216,7 +216,7 @@ class Asked:
                 return shown.advance if console.is_terminal else lambda count: None
 
             return {
-                name: material.fingerprint_of(config, root, name, counter)
+                name: machine_data.fingerprint_of(config, root, name, counter)
                 for name in largest
                 if name in self.types
             }

@@ -18,15 +18,15 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from asdgan import ensemble, job, material
 from asdgan._system import console
 from asdgan._system.parallel import usable_cores
 from asdgan.config import compose
 from asdgan.errors import BadInput
-from asdgan.reading import Kept
 from asdgan.results import ledger, metrics
 from asdgan.results.threshold import training_scores, usual_threshold
 from asdgan.sweep import drive, elsewhere, grid
+from asdgan.training import ensembles, machine_data, train
+from asdgan.training.evaluate import Kept
 
 log = logging.getLogger("asdgan")
 
@@ -46,7 +46,7 @@ def run(config: DictConfig) -> list[Kept]:
         FloatingPointError: A machine type has no result; the others have theirs.
         SystemExit: Asked to stop by a signal; the next call goes on from there.
     """
-    job.quiet_libraries()
+    train.quiet_libraries()
     kept: list[Kept] = []
     failures: list[str] = []
     logger = _logger(config)
@@ -61,11 +61,11 @@ def run(config: DictConfig) -> list[Kept]:
 
             return advance
 
-        root = material.root_of(config, counter)
-        for machine_type in material.machine_types_of(config.machine, root, config):
+        root = machine_data.root_of(config, counter)
+        for machine_type in machine_data.machine_types_of(config.machine, root, config):
             if compose.is_ensemble(config):
                 trained = functools.partial(_point, root, machine_type, None, counter)
-                one = ensemble.run(config, root, machine_type, trained, counter)
+                one = ensembles.run(config, root, machine_type, trained, counter)
             else:
                 one = _point(root, machine_type, logger, counter, config)
             if one is None:
@@ -90,17 +90,17 @@ def _point(
     """The result of a point, read back or trained; None where it has none, which is said."""
     import torch
 
-    torch.set_num_threads(job.threads_of(config, 1, usable_cores()))
+    torch.set_num_threads(train.threads_of(config, 1, usable_cores()))
     outputs = Path(config.outputs)
-    heard = material.listen(config, root, machine_type, counter)
-    point = job.alone(config, heard)
+    heard = machine_data.listen(config, root, machine_type, counter)
+    point = train.alone(config, heard)
     found = ledger.find(outputs / "runs", point.signature(0, config.epochs))
     if found is not None:
         log.info("%s: %s done before, read back from %s", machine_type, config.detector, found[0])
         return Kept(row=found[1], path=found[0])
-    steps = job.steps_of(config, heard.train, config.epochs)
+    steps = train.steps_of(config, heard.train, config.epochs)
     training = counter(f"{machine_type}: {config.detector}", steps)
-    rows = job.train(point, heard, outputs=outputs, logger=logger, on_steps=training)
+    rows = train.train(point, heard, outputs=outputs, logger=logger, on_steps=training)
     if rows:
         return rows[0]
     log.error(

@@ -94,8 +94,8 @@ class Scorer:
         return value
 
     def draw(self, path: Path, section: str | None = None) -> bytes:
-        """The anomaly map of a wav, as the content of a file (asdgan/maps.py)."""
-        from asdgan import maps
+        """The anomaly map of a wav, as the content of a file (asdgan/training/maps.py)."""
+        from asdgan.training import maps
 
         drawn = self.detector.map_clips(self._windows(path, section))
         return maps.packed(drawn, [path.name], self.features)
@@ -137,7 +137,7 @@ class Scorer:
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """An ensemble (asdgan/ensemble.py): its members score a clip each.
+    """An ensemble (asdgan/training/ensembles.py): its members score a clip each.
 
     Attributes:
         members: By name.
@@ -160,7 +160,7 @@ class Together:
         Raises:
             BadInput: As there, or no training clip was of the wav's section.
         """
-        from asdgan.ensemble import standardised
+        from asdgan.training.ensembles import standardised
 
         scores = {}
         for name, member in self.members.items():
@@ -222,8 +222,8 @@ def single(stored: Stored) -> Scorer:
     import torch
     from safetensors.torch import load
 
-    from asdgan import job, material
     from asdgan.config import compose
+    from asdgan.training import machine_data, train
 
     row, result, _ = stored
     data, text = ledger.read_weights(result), ledger.read_config(result)
@@ -236,14 +236,14 @@ def single(stored: Stored) -> Scorer:
             "those of sweep.keep_weights points of a stack); run that point alone, with another "
             "outputs=..., and score with that"
         )
-    job.quiet_libraries()
+    train.quiet_libraries()
     try:
         config = _settings(text, row["settings"])
         made = Scorer(
             detector=compose.build(config),
             features=LogMel(**config.features),
             frames=config.windows.frames,
-            stride=material.test_stride(config),
+            stride=machine_data.test_stride(config),
             release=row["release"],
             machine_type=row["machine_type"],
             channel=config.dataset.get("channel") or 1,

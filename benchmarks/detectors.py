@@ -38,15 +38,15 @@ class Measured:
     def __init__(self, name, asked):
         import torch
 
-        from asdgan import job, material
         from asdgan._system.parallel import usable_cores
         from asdgan.config import compose
         from asdgan.data.windows import WindowData, held_out
+        from asdgan.training import machine_data, train
 
         self.config = compose.compose([f"model={name}", *PLANT, f"outputs={asked.outputs}"])
-        root = material.root_of(self.config, material.uncounted)
-        heard = material.listen(self.config, root, "fan", material.uncounted)
-        self.threads = job.threads_of(self.config, 1, usable_cores())
+        root = machine_data.root_of(self.config, machine_data.uncounted)
+        heard = machine_data.listen(self.config, root, "fan", machine_data.uncounted)
+        self.threads = train.threads_of(self.config, 1, usable_cores())
         if asked.threads != "auto":
             self.threads = int(asked.threads)
         torch.set_num_threads(self.threads)
@@ -71,7 +71,7 @@ class Measured:
             held=held,
             seeds=self.detector.seeds,
             batch=self.config.batch,
-            drawing=job.drawing_of(self.config),
+            drawing=train.drawing_of(self.config),
             block=1,
         )
         self.train = heard.train
@@ -122,9 +122,9 @@ class Measured:
 
 def serve(name, asked, pipe):
     """A process: answers what it is asked, until it is told to end."""
-    from asdgan import job
+    from asdgan.training import train
 
-    job.quiet_libraries()
+    train.quiet_libraries()
     measured = Measured(name, asked)
     pipe.send("ready")
     while (question := pipe.recv()) is not None:

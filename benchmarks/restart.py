@@ -78,15 +78,15 @@ def main():
     parser.add_argument("--machine", default="fan,all", help="one after the other")
     parser.add_argument("--board", action="store_true", help="then time the board on the results")
     chosen = parser.parse_args()
-    from asdgan import material
     from asdgan.config import compose
     from asdgan.sweep import drive
+    from asdgan.training import machine_data
 
     os.fsync = lambda _: None  # made to be read, not to outlive a power cut
     with tempfile.TemporaryDirectory(prefix="asdgan-restart-") as scratch:
         folder = Path(scratch)
         made = compose.compose([f"outputs={folder}"])
-        plant = material.root_of(made, lambda *_: lambda _count=1: None)
+        plant = machine_data.root_of(made, lambda *_: lambda _count=1: None)
         for machine in chosen.machine.split(","):
             outputs = folder / machine
             typed = (

@@ -55,11 +55,11 @@ def main():
     readings = [int(text) for text in chosen.epochs.split(",")]
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        from asdgan import material
         from asdgan.config import compose
+        from asdgan.training import machine_data
 
         made = compose.compose([f"dataset.seconds={chosen.seconds}", f"outputs={folder}"])
-        plant = material.root_of(made, lambda *_: lambda _count=1: None)
+        plant = machine_data.root_of(made, lambda *_: lambda _count=1: None)
         for batch in map(int, chosen.batch.split(",")):
             outputs = Path(folder) / f"batch_{batch}"
             command = [

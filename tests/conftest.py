@@ -43,8 +43,8 @@ def repository():
 @pytest.fixture(scope="session")
 def plant(tmp_path_factory):
     """The folder of a demo plant of one machine type, made once."""
-    from asdgan import material
     from asdgan.config import compose
+    from asdgan.training import machine_data
 
     config = compose.compose([*PLANT, f"outputs={tmp_path_factory.mktemp('plant')}"])
-    return material.root_of(config, lambda title, total: lambda count=1: None)
+    return machine_data.root_of(config, lambda title, total: lambda count=1: None)

@@ -25,12 +25,12 @@ from pathlib import Path
 import torch
 from shrunk import STACKABLE
 
-from asdgan import job, material
 from asdgan.config import compose
 from asdgan.data.windows import Batch
 from asdgan.errors import Stopped
 from asdgan.nn.lanes import Noise
 from asdgan.results import ledger
+from asdgan.training import machine_data, train
 
 SMALL = [
     "dataset=demo",
@@ -94,9 +94,9 @@ def stack(outputs, seeds, stop_after=None, saved=None):
         ]
     )
     config.seed = seeds
-    heard = material.listen(
+    heard = machine_data.listen(
         config,
-        material.root_of(config, lambda *_: lambda _n: None),
+        machine_data.root_of(config, lambda *_: lambda _n: None),
         "fan",
         lambda *_: lambda _n: None,
     )
@@ -108,8 +108,8 @@ def stack(outputs, seeds, stop_after=None, saved=None):
             raise Stopped("as asked")
 
     try:
-        saving = saved and job.Saving(saved, [*map(str, seeds)], [saved], first=2)
-        detector = job.fit(config, heard.train, saving=saving, on_steps=step)
+        saving = saved and train.Saving(saved, [*map(str, seeds)], [saved], first=2)
+        detector = train.fit(config, heard.train, saving=saving, on_steps=step)
     except Stopped:
         return None, len(blocks)
     return {name: value.cpu() for name, value in detector.state_dict().items()}, len(blocks)
@@ -209,7 +209,7 @@ def main():
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing was checked")
         return 1
-    job.quiet_libraries()
+    train.quiet_libraries()
     print(torch.__version__, torch.cuda.get_device_name())
     for name in STACKABLE:
         found = apart(losses_and_scores(name, "cuda"), losses_and_scores(name, "cpu"))

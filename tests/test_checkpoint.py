@@ -16,11 +16,11 @@ from safetensors.torch import load
 from shrunk import NAMES, STACKABLE, compose, dropping, windows_for
 from torch import nn
 
-from asdgan import checkpoint
 from asdgan.data.windows import WindowData, held_out
 from asdgan.errors import BadInput, Damaged
 from asdgan.nn.lanes import adam
-from asdgan.training import Checkpointing, Readings, Reporting
+from asdgan.training import checkpoint
+from asdgan.training.callbacks import Checkpointing, Readings, Reporting
 
 EPOCHS, BATCH = 4, 16  # of 5 blocks each, the last minibatch smaller
 EDGES = [(0, 1), (1, 0), (1, 1), (EPOCHS - 1, 4), (EPOCHS, 0)]  # around an epoch's end

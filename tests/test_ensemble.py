@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load
 from shrunk import SMALLER
 
-from asdgan import board, ensemble, run, score, submission
+from asdgan import board, run, score, submission
 from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.models.gmade_ensemble import GmadeEnsemble
@@ -19,6 +19,7 @@ from asdgan.results.choose import Stored
 from asdgan.results.failures import failures_in
 from asdgan.results.threshold import usual_threshold
 from asdgan.sweep import drive, plan, planned
+from asdgan.training import ensembles as ensemble
 
 PLANT = (
     "machine=fan", "dataset.seconds=3", "dataset.ids=2", "dataset.train_clips=3",

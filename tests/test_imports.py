@@ -20,7 +20,7 @@ LIGHT = [
     "asdgan.data.labels",
     "asdgan.data.clips",
     "asdgan.data.bad_clips",
-    "asdgan.material",
+    "asdgan.training.machine_data",
     "asdgan.data",
     "asdgan.results.ledger",
     "asdgan.results.failures",

@@ -96,13 +96,13 @@ def test_a_name_of_another_form_is_not_guessed_at(release, path):
 
 
 def test_every_release_has_its_config_and_its_subsets_are_taken(repository):
-    from asdgan import material
     from asdgan.config import compose
+    from asdgan.training import machine_data
 
     for release, grammar in GRAMMARS.items():
         config = compose.compose(["model=dcase_ae", f"dataset={release}", "dataset.root=x"])
         assert config.dataset.release == release
-        assert (material.choice_of(config).subset or "dev") in (grammar.homes or {"dev"})
+        assert (machine_data.choice_of(config).subset or "dev") in (grammar.homes or {"dev"})
     assert {path.stem for path in (repository / "conf" / "dataset").glob("*.yaml")} == set(
         GRAMMARS
     )

@@ -13,13 +13,14 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from asdgan import reading, run
+from asdgan import run
 from asdgan.config import compose
 from asdgan.data.frames import Frames, LogMel, log_mel
 from asdgan.data.windows import Windows
 from asdgan.errors import BadInput
 from asdgan.results import ledger
 from asdgan.results.threshold import usual_threshold
+from asdgan.training import evaluate
 
 TINY = (
     "dataset.seconds=2", "dataset.ids=1", "dataset.train_clips=2", "dataset.test_clips=2",
@@ -73,7 +74,7 @@ def test_a_row_says_how_healthy_each_epoch_was_and_what_ailed_the_run(tmp_path, 
     assert set(health) == {"d_real", "d_fake", "dead", "balance", "spread", "births"}
     assert all(len(values) == 2 for values in health.values())
     births = int(health["births"][-1])
-    told = [f"discriminator given fresh weights {births} times", reading.TRANSDUCTIVE]
+    told = [f"discriminator given fresh weights {births} times", evaluate.TRANSDUCTIVE]
     assert births > 10
     assert set(told) <= set(kept.row["flags"])
     printed = " ".join(capsys.readouterr().out.split())

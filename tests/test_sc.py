@@ -6,7 +6,7 @@ import pytest
 import torch
 from shrunk import Recording, compose, detector_of, learn, noise_for, windows_for, windows_of
 
-from asdgan import job, material, run
+from asdgan import run
 from asdgan.config import compose as settings
 from asdgan.data.frames import Frames
 from asdgan.data.windows import Batch, Drawing, Windows
@@ -14,6 +14,7 @@ from asdgan.errors import BadInput
 from asdgan.nn.embeddings import NETWORKS
 from asdgan.nn.lanes import Draw
 from asdgan.sweep import grid
+from asdgan.training import machine_data, train
 
 SHRUNK = compose("sc")
 NOTHING = Draw(torch.tensor(1.0), None, None)
@@ -116,15 +117,15 @@ def test_one_section_and_too_few_clips_are_refused_before_training():
 def test_windows_are_not_held_out_in_vain():
     config = compose("sc", "windows.val_split=random_clips", "epochs=1")
     with pytest.raises(BadInput, match=r"detector scores clips, not windows; take windows\.val"):
-        job.fit(config, windows_for(config, clips=12))
+        train.fit(config, windows_for(config, clips=12))
 
 
 def test_outliers_are_fitted_on_windows_cut_as_those_of_test_clips(tmp_path):
     demo = [f"dataset.{key}=1" for key in ("ids", "seconds", "train_clips", "test_clips")]
     short = ("windows.frames=10", "windows.test_stride=9", f"outputs={tmp_path}")
     config = settings.compose(["model=sc", "machine=fan", *demo, *short])
-    root = material.root_of(config, material.uncounted)
-    heard = material.listen(config, root, "fan", material.uncounted)
+    root = machine_data.root_of(config, machine_data.uncounted)
+    heard = machine_data.listen(config, root, "fan", machine_data.uncounted)
     assert heard.known.sections == heard.train.sections
     assert heard.known.bounds[1] == heard.test.bounds[1] == 3  # of 32 frames, windows of 10
     assert heard.train.bounds[1] == 23

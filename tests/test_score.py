@@ -10,13 +10,15 @@ import pytest
 import soundfile
 from shrunk import NAMES, compose
 
-from asdgan import job, material, run, score
+from asdgan import run, score
 from asdgan.config import compose as settings
 from asdgan.config import traits
 from asdgan.results import ledger
 from asdgan.results.choose import Stored
 from asdgan.results.threshold import p_value, usual_threshold
-from asdgan.stack import Stack
+from asdgan.training import machine_data
+from asdgan.training import train as job
+from asdgan.training.stack import Stack
 
 TWO_MACHINES = tuple(
     f"{name}_id_{section:02d}_00000000"
@@ -108,7 +110,7 @@ def test_a_run_on_one_of_mimiis_channels_hears_that_channel_of_new_wavs(tmp_path
 def test_a_lane_of_a_stack_is_scored_with_its_own_settings_and_weights(tmp_path):
     root = plant(tmp_path / "pump")
     config = settings_of("ganomaly", root)
-    heard = material.listen(config, root, "pump", lambda title, total: lambda count=1: None)
+    heard = machine_data.listen(config, root, "pump", lambda title, total: lambda count=1: None)
     lanes = ({"seed": 3, "dropout": 0.0}, {"seed": 4, "dropout": 0.25})
     stack = Stack(config, "pump", heard.data, traits.recipe_of(config), lanes, (1,))
     kept = job.train(stack, heard, outputs=tmp_path, keep=2)

@@ -7,13 +7,14 @@ import pytest
 from test_bad_clips import CASES, LOGMEL, read
 from wavs import RATE, WAV, noise, of
 
-from asdgan import material, run, submission
+from asdgan import run, submission
 from asdgan.config import compose
 from asdgan.data import bad_clips as sieve
 from asdgan.data import clips
 from asdgan.errors import BadInput
 from asdgan.results import ledger
 from asdgan.sweep import grid, prepare
+from asdgan.training import machine_data
 
 SMALL = replace(LOGMEL, n_fft=256, hop=128, mels=16)
 TINY = ("model=dcase_ae", "features.mels=16", "model.hidden_width=16", "batch=64", "epochs=1",
@@ -43,7 +44,7 @@ def config(root, outputs, *overrides, bad_clips="skip"):
 
 
 def listened(root, outputs, *overrides, bad_clips="skip"):
-    return material.listen(
+    return machine_data.listen(
         config(root, outputs, *overrides, bad_clips=bad_clips), root, "fan", silently
     )
 
@@ -222,7 +223,7 @@ def test_more_bad_clips_than_a_screen_holds_are_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         found = listened(root, tmp_path)
     assert len(found.left_out) == 28
-    assert len(caplog.messages) == material.SHOWN + 1
+    assert len(caplog.messages) == machine_data.SHOWN + 1
     assert caplog.messages[-1] == "fan: 8 more are left out; the results name all"
 
 

@@ -9,12 +9,12 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load
 
-from asdgan import job, material, stages
 from asdgan.config import compose, traits
 from asdgan.data.windows import Joined
 from asdgan.errors import BadInput
 from asdgan.results import ledger
 from asdgan.sweep import grid, plan
+from asdgan.training import machine_data, pretraining, train
 
 PLANT = (
     "dataset=demo", "dataset.seconds=1", "dataset.ids=2", "dataset.train_clips=2",
@@ -32,7 +32,7 @@ def staged(outputs, *overrides, typed=TYPED):
 
 
 def learnt(config, on_steps=None):
-    return stages.learnt(config, job._stage, on_steps)["dcase_ae"]
+    return pretraining.learnt(config, train._stage, on_steps)["dcase_ae"]
 
 
 def signatures(*typed):
@@ -56,7 +56,7 @@ def raise_recipe(monkeypatch, target):
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
-    material.root_of(staged(folder), material.uncounted)
+    machine_data.root_of(staged(folder), machine_data.uncounted)
     return folder
 
 
@@ -64,10 +64,10 @@ def test_a_stage_is_the_model_trained_on_every_machine_type(outputs):
     config = staged(outputs)
     weights = learnt(config)
     one = compose.stages_of(config)["dcase_ae"]
-    root = material.root_of(one, material.uncounted)
-    types = material.machine_types_of("all", root, one)
-    heard = {m: material.listen(one, root, m, material.uncounted).train for m in types}
-    theirs = job.fit(one, Joined(heard)).state_dict()
+    root = machine_data.root_of(one, machine_data.uncounted)
+    types = machine_data.machine_types_of("all", root, one)
+    heard = {m: machine_data.listen(one, root, m, machine_data.uncounted).train for m in types}
+    theirs = train.fit(one, Joined(heard)).state_dict()
     assert len(types) == 6
     assert all(torch.equal(weights[name], value) for name, value in theirs.items())
 
@@ -96,15 +96,15 @@ def test_a_stage_that_does_not_verify_is_trained_again(outputs, caplog):
 def test_a_run_is_another_where_its_stage_or_what_that_heard_is_another(outputs):
     one, other = staged(outputs), staged(outputs, typed=[*TYPED, "lr=0.1"])
     assert compose.identity(one, "fan") != compose.identity(other, "fan")
-    root = material.root_of(one, material.uncounted)
+    root = machine_data.root_of(one, machine_data.uncounted)
     plain, heard = (
-        material.listen(one, root, "fan", material.uncounted),
-        material.learnt_from(one, root),
+        machine_data.listen(one, root, "fan", machine_data.uncounted),
+        machine_data.learnt_from(one, root),
     )
     one.model.stages = {"dcase_ae": [*TYPED, "machine=valve"]}
-    narrow = material.listen(one, root, "fan", material.uncounted)
+    narrow = machine_data.listen(one, root, "fan", machine_data.uncounted)
     assert narrow.data != plain.data
-    assert material.learnt_from(one, root) == heard
+    assert machine_data.learnt_from(one, root) == heard
 
 
 def test_a_run_is_another_where_the_recipe_of_its_stage_is_raised(monkeypatch):

@@ -15,8 +15,8 @@ from asdgan import published, sheets, tables
 from asdgan.asked import asked
 from asdgan.config import compose, traits
 from asdgan.results import intervals, ledger, metrics, points
-from asdgan.stack import Stack
 from asdgan.sweep import blocks, grid, plan
+from asdgan.training.stack import Stack
 
 SIZES = published.sizes(grid.SWEEPS)
 TYPES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")

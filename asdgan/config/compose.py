@@ -122,7 +122,7 @@ def is_hydras(override: str) -> bool:
 
 
 def is_ensemble(config: DictConfig) -> bool:
-    """Whether the model of a run puts results of others together (asdgan/ensemble.py)."""
+    """Whether the model of a run puts results of others together."""
     return "members" in config.model
 
 
@@ -131,7 +131,7 @@ WITH_STAGES = ("dataset", "features", "trainer", "outputs")
 
 
 def stages_of(config: DictConfig) -> dict[str, DictConfig]:
-    """The settings of each model that has to be learnt first (asdgan/stages.py), checked.
+    """The settings of each model that has to be learnt first, checked.
 
     Raises:
         BadInput: What was typed for a stage is wrong, or is not the stage's to choose.

@@ -67,7 +67,7 @@ class AudDsr(Detector):
         lambda_lat: Weight of the restored features' errors, of both levels.
         others: Windows of other sections for each of its own; 0 for one detector in all.
         init_std: Of the first weights of the specific decoder and the U-Net.
-        stages: What is trained before; asdgan/stages.py reads it.
+        stages: What is trained before; asdgan/training/pretraining.py reads it.
         primary: As in `Detector`.
         pool: Likewise.
         optimizer: Makes an optimiser from parameters.

@@ -27,8 +27,8 @@ class GmadeEnsemble:
 
     Args:
         seed: Of the members.
-        members: What is typed for each, by its model's name; asdgan/ensemble.py trains or finds
-            them.
+        members: What is typed for each, by its model's name; asdgan/training/ensembles.py
+            trains or finds them.
         weight: Of the first, 0 to 1.
         primary: `combined`, or the name of a member.
 

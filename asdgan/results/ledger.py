@@ -180,8 +180,8 @@ def write(
             `train_section` and the like of shape (train clips,), and one `train_score/latent`.
         weights: The content of a safetensors file, or None where weights are not kept.
         config: The resolved config, as YAML.
-        maps: The content of a file of anomaly maps (asdgan/maps.py), or None for a detector that
-            draws none.
+        maps: The content of a file of anomaly maps (asdgan/training/maps.py), or None for a
+            detector that draws none.
 
     Raises:
         FileExistsError: The folder holds a valid result of as many epochs.

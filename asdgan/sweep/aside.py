@@ -70,9 +70,9 @@ def main() -> int:
     end_with(int(life))  # before the imports that take long
     from omegaconf import DictConfig
 
-    from asdgan import job
+    from asdgan.training import train
 
-    job.quiet_libraries()
+    train.quiet_libraries()
     function = _asked(question)
     print(json.dumps([function(DictConfig(one)) for one in json.load(sys.stdin)]))
     return 0

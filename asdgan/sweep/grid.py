@@ -4,7 +4,7 @@ A part is one composed config and the axes that vary inside it. Axes whose value
 lane to lane of a stack, the epochs at which one training is read, and the machine types are not
 composed: their values are checked once each, and multiplied when the grid is planned. Everything
 else (batch, latent, a choice of a config group, ...) makes parts of its own. A part of ensembles
-(asdgan/ensemble.py) has the parts of its members beside it.
+(asdgan/training/ensembles.py) has the parts of its members beside it.
 """
 
 import copy
@@ -21,12 +21,12 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asdgan import ensemble
 from asdgan._system.resources import SWEEPS
 from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.sweep.blocks import read
 from asdgan.sweep.space import MULTIPLIED, Dimension, Value, dimension_of
+from asdgan.training import ensembles
 
 MOST_POINTS = 2_000_000  # for each machine type; a plan of so many takes minutes and a gigabyte
 MOST_PARTS = 20_000
@@ -442,7 +442,7 @@ def _with_members(part: Part, without: Sequence[str]) -> Part:
             readings=(one.epochs,),
             alike=not _read_elsewhere(one, part.axes),
         )
-        for name, one in ensemble.members_of(part.config, without=without).items()
+        for name, one in ensembles.members_of(part.config, without=without).items()
     }
     compose.build(part.config)  # it has no weights, and loads nothing that takes time
     return replace(

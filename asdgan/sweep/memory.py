@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from asdgan.config import compose
 from asdgan.data.windows import Block
-from asdgan.stack import Stack
 from asdgan.sweep import noise
 from asdgan.sweep.prepare import same_shape
+from asdgan.training.stack import Stack
 
 HUGE = 4 << 30  # bytes of a lane's weights and moments from which on no step is tried
 COPIES = 4  # of a weight in training: itself, its gradient, Adam's two moments

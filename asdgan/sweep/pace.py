@@ -7,10 +7,10 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from asdgan import material
 from asdgan.data.wav import wav_length
 from asdgan.sweep import aside, noise
 from asdgan.sweep.plan import Job
+from asdgan.training import machine_data
 
 STEPS = 3  # that are timed of a stack, after as many that are not; of large ones one
 FEW = 4  # windows of a large step that are timed for all: of more each takes as long
@@ -65,7 +65,7 @@ def _steps(job: Job) -> tuple[int, bool]:
         count, seconds = config.dataset.ids * config.dataset.train_clips, config.dataset.seconds
     samples = int(seconds * rate)
     if job.root:
-        table, _ = material.table_of(
+        table, _ = machine_data.table_of(
             config, Path(job.root), job.stack.machine_type, lambda *_: lambda _count: None
         )
         train = [clip for clip in table if clip.split == "train"]
@@ -85,7 +85,7 @@ def _steps(job: Job) -> tuple[int, bool]:
 
 def seconds_of(config: DictConfig) -> float:
     """Seconds of one step of the stack that a config describes, on noise. Loads torch."""
-    from asdgan import job
+    from asdgan.training import train as job
 
     config.epochs = 2
     config.windows.val_split = "none"

@@ -15,17 +15,17 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import ensemble
 from asdgan._system.files import canonical, read_json, write_json
 from asdgan.config import compose
 from asdgan.config.traits import Trait
 from asdgan.config.traits import of as trait_of
-from asdgan.ensemble import Ensemble
 from asdgan.errors import BadInput, Damaged
 from asdgan.results import ledger
 from asdgan.results.failures import write_failure
-from asdgan.stack import Stack
 from asdgan.sweep.grid import Grid, Part
+from asdgan.training import ensembles as ensemble
+from asdgan.training.ensembles import Ensemble
+from asdgan.training.stack import Stack
 
 FORMAT = 2
 HOW = (

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import job
 from asdgan._system.files import canonical
 from asdgan.errors import BadInput
-from asdgan.material import Material, listen
 from asdgan.results import ledger
 from asdgan.sweep import memory, plan
+from asdgan.training import train
+from asdgan.training.machine_data import Material, listen
 
 _last: dict[bytes, Material] = {}  # what was listened to last: one machine type fills memory
 
@@ -32,7 +32,7 @@ def run(path: Path, number: int, beat: Callable[[str], None]) -> None:
     """
     planned = plan.job_of(path, number)
     stack = planned.stack
-    job.quiet_libraries()
+    train.quiet_libraries()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     outputs = Path(stack.config.outputs)
     found = {name for name in planned.wanted if ledger.find(outputs / "runs" / stack.folder, name)}
@@ -48,7 +48,7 @@ def run(path: Path, number: int, beat: Callable[[str], None]) -> None:
             "for; start the sweep again, and it plans for these"
         )
     memory.refuse_too_large(stack)
-    job.train(
+    train.train(
         stack,
         heard,
         outputs=outputs,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import material
 from asdgan._system import console
 from asdgan._system.files import canonical
 from asdgan.config import compose, traits
@@ -17,6 +16,7 @@ from asdgan.sweep import building
 from asdgan.sweep import plan as plans
 from asdgan.sweep.grid import Grid, Part
 from asdgan.sweep.plan import Heard, Plan
+from asdgan.training import machine_data
 
 log = logging.getLogger("asdgan")
 
@@ -79,7 +79,7 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
     prints: dict[tuple[bytes, str], str] = {}
     with console.bars(shown=True) as bar:
 
-        def counter(title: str, total: int) -> material.Advance:
+        def counter(title: str, total: int) -> machine_data.Advance:
             return bar(title, total).advance
 
         for number, part in enumerate(grid.whole):
@@ -91,7 +91,7 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
                 heard[number] = [Heard(name, "not there yet") for name in types]
                 continue
             if data not in known:
-                root = material.root_of(config, counter)
+                root = machine_data.root_of(config, counter)
                 known[data] = str(root.resolve())
             # Which clips are bad depends on what is asked of them.
             asked = data + canonical(OmegaConf.to_container(config.features))
@@ -100,10 +100,10 @@ def heard_of(grid: Grid) -> tuple[dict[int, list[Heard]], dict[int, str]]:
             asked += canonical(OmegaConf.to_container(config.model).get("stages"))  # pyright: ignore
             root = Path(known[data])
             roots[number] = known[data]
-            types = material.machine_types_of(part.machine, root, config)
+            types = machine_data.machine_types_of(part.machine, root, config)
             for name in types:
                 if (asked, name) not in prints:
-                    prints[asked, name] = material.fingerprint_of(config, root, name, counter)
+                    prints[asked, name] = machine_data.fingerprint_of(config, root, name, counter)
             heard[number] = [Heard(name, prints[asked, name]) for name in types]
     return heard, roots
 

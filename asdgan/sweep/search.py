@@ -24,9 +24,9 @@ from omegaconf import DictConfig
 
 from asdgan._system.files import canonical, read_json
 from asdgan.errors import BadInput, Damaged
-from asdgan.reading import Kept
 from asdgan.results import ledger, metrics
 from asdgan.sweep.space import Dimension, Value
+from asdgan.training.evaluate import Kept
 
 if TYPE_CHECKING:
     import optuna

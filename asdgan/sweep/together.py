@@ -9,16 +9,16 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from asdgan import ensemble
 from asdgan._system import console
 from asdgan._system.files import remove_remains
-from asdgan.ensemble import Scored
 from asdgan.errors import BadInput
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in, write_failure
 from asdgan.sweep.plan import Together
 from asdgan.sweep.search import Results
 from asdgan.sweep.worker import verdict
+from asdgan.training import ensembles
+from asdgan.training.ensembles import Scored
 
 MEMBERS = 64  # whose scores are held at once: ensembles of one machine type share theirs
 
@@ -46,7 +46,7 @@ def put_together(some: Sequence[Together], outputs: Path, say: Callable[[str], N
         if kept is None:
             why = whys.get(signature, "nor is there a word why")
             raise Lacking(f"its member {name} (point {signature}) has no result: {why}")
-        return ensemble.scored_by(kept, name)
+        return ensembles.scored_by(kept, name)
 
     failed: set[str] = set()
     with console.bars(shown=True) as bar:
@@ -67,7 +67,7 @@ def _make(one: Together, runs: Path, scored: Callable[[str, str], Scored]) -> No
     if ledger.find(folder, one.ensemble.signature) is not None:
         return
     with suppress(FileExistsError):  # another sweep's work of this moment
-        ensemble.put_together(
+        ensembles.put_together(
             one.ensemble, {name: scored(name, of) for name, of in one.members.items()}
         )
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from asdgan import again, reading, stages
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Stopped
-from asdgan.material import Material
-from asdgan.reading import Kept
 from asdgan.results import metrics
-from asdgan.stack import Stack
+from asdgan.training import evaluate, pretraining, rescoring
+from asdgan.training.evaluate import Kept
+from asdgan.training.machine_data import Material
+from asdgan.training.stack import Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,7 +149,7 @@ def train(
     kept: list[Kept] = []
 
     def read(epochs: int, detector: "Detector") -> None:
-        rows = reading.read(
+        rows = evaluate.read(
             stack,
             detector,
             material,
@@ -165,13 +165,13 @@ def train(
         if on_reading is not None and rows:
             on_reading(rows)
 
-    if (earlier := again.found(stack, outputs / "runs")) is not None:
-        read(stack.readings[0], again.rebuilt(earlier, config, material.train))
+    if (earlier := rescoring.found(stack, outputs / "runs")) is not None:
+        read(stack.readings[0], rescoring.rebuilt(earlier, config, material.train))
         return kept
     detector = fit(
         config,
         material.train,
-        stages=stages.learnt(config, _stage, on_steps),
+        stages=pretraining.learnt(config, _stage, on_steps),
         scored=() if material.test is None else material.test.sections,
         readings=stack.readings,
         on_reading=read,
@@ -180,7 +180,7 @@ def train(
         prefix=f"{material.machine_type}/",
         on_steps=on_steps,
     )
-    reading.mark_dead(stack, detector, folder, wanted)
+    evaluate.mark_dead(stack, detector, folder, wanted)
     if not goes_on:
         saving.path.unlink(missing_ok=True)
     return kept
@@ -218,7 +218,7 @@ def fit(
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     from asdgan.data.windows import WindowData
-    from asdgan.training import Checkpointing, OwnSignals, Readings, Reporting
+    from asdgan.training.callbacks import Checkpointing, OwnSignals, Readings, Reporting
 
     pl.seed_everything(0, verbose=False)  # for what is not drawn from a keyed generator
     detector = compose.build(config)
@@ -335,7 +335,7 @@ def _reads(stack: Stack, epochs: int, wanted: Collection[str] | None) -> bool:
 
 def _found(saving: Saving | None) -> Any:  # noqa: ANN401 - a Checkpoint, or None
     """The checkpoint to go on from."""
-    from asdgan import checkpoint
+    from asdgan.training import checkpoint
 
     if saving is None:
         return None

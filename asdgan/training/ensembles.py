@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from asdgan import material, reading
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput
-from asdgan.reading import Kept
 from asdgan.results import ledger, metrics
 from asdgan.results.threshold import training_scores
+from asdgan.training import evaluate, machine_data
+from asdgan.training.evaluate import Kept
 
 log = logging.getLogger("asdgan")
 
@@ -113,7 +113,7 @@ def run(
     root: Path,
     machine_type: str,
     trained: Callable[[DictConfig], Kept | None],
-    counter: material.Counter,
+    counter: machine_data.Counter,
 ) -> Kept | None:
     """The result of an ensemble on one machine type, read back or made.
 
@@ -134,7 +134,7 @@ def run(
     runs, members = Path(config.outputs) / "runs", members_of(config)
     compose.build(config)  # refuses what cannot be built before anything is trained
     setting, recipe = identity(config, members, machine_type), traits.recipe_of(config)
-    data = material.fingerprint_of(config, root, machine_type, counter)
+    data = machine_data.fingerprint_of(config, root, machine_type, counter)
     signature = ledger.signature(setting, recipe, data)
     found = ledger.find(runs, signature)
     if found is not None:
@@ -182,11 +182,11 @@ def put_together(one: Ensemble, scored: Mapping[str, "Scored"]) -> Kept:
         "settings": dict(one.settings),
         "epochs": max(of["epochs"] for of in rows.values()),
         "selection": OmegaConf.to_container(config.selection),
-        **reading.areas_of(judged, made.primary),
+        **evaluate.areas_of(judged, made.primary),
         "losses": {},
         "seconds": round(time.perf_counter() - began, 3),
         "lanes": 1,
-        **reading.origin(),
+        **evaluate.origin(),
         "flags": [f"{name}: {flag}" for name, of in rows.items() for flag in of["flags"]],
         "members": {
             name: {"signature": of.row["signature"], "standards": of.standards}

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from asdgan import material
 from asdgan._system import files
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Damaged
+from asdgan.training import machine_data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +58,8 @@ def learnt(
 def _weights(name: str, config: DictConfig, fit: Fit, on_steps: OnSteps) -> Mapping[str, "Tensor"]:
     from asdgan.data.windows import Joined
 
-    root = material.root_of(config, material.uncounted)
-    data = material.learnt_from(config, root)
+    root = machine_data.root_of(config, machine_data.uncounted)
+    data = machine_data.learnt_from(config, root)
     body = {
         "settings": compose.identity(config, ",".join(data)),
         "recipe": traits.recipe_of(config),
@@ -82,7 +82,7 @@ def _weights(name: str, config: DictConfig, fit: Fit, on_steps: OnSteps) -> Mapp
         counter = _counted(name, on_steps)
         windows = Joined(
             {
-                machine_type: material.listen(
+                machine_type: machine_data.listen(
                     config, root, machine_type, counter, splits=("train",)
                 ).train
                 for machine_type in data
@@ -128,10 +128,10 @@ def _read(folder: Path, body: Mapping[str, Any]) -> Mapping[str, "Tensor"]:
     return load(path.read_bytes())
 
 
-def _counted(name: str, on_steps: OnSteps) -> material.Counter:
+def _counted(name: str, on_steps: OnSteps) -> machine_data.Counter:
     """A counter that says what is counted, and shows no bar of its own."""
 
-    def counter(what: str, count: int) -> material.Advance:
+    def counter(what: str, count: int) -> machine_data.Advance:
         def advance(done: int) -> None:
             on_steps(0, f"{name}: {what}")
 

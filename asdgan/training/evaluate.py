@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import asdgan
 from asdgan.data.log_mel import LogMel
-from asdgan.material import Material
 from asdgan.nn import health
 from asdgan.results import ledger, metrics
 from asdgan.results.failures import write_failure
-from asdgan.stack import Stack
+from asdgan.training.machine_data import Material
+from asdgan.training.stack import Stack
 
 if TYPE_CHECKING:
     from asdgan.data.windows import Windows
@@ -238,7 +238,7 @@ def _flags(
 
 def _maps(config: DictConfig, detector: "Detector", material: Material) -> bytes | None:
     """The anomaly maps of the test clips, of a detector that draws some."""
-    from asdgan import maps
+    from asdgan.training import maps
 
     if not (detector.draws_maps and config.trainer.maps and material.test):
         return None
@@ -261,7 +261,7 @@ def _versions() -> dict[str, str]:
 @cache
 def _commit() -> str | None:
     """The commit of the code that runs, with + where it was changed since; None outside git."""
-    here = Path(__file__).parent
+    here = Path(asdgan.__file__).parent
     try:
         said = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"],

@@ -21,7 +21,7 @@ from asdgan.errors import Damaged
 from asdgan.nn import health
 from asdgan.results import ledger
 from asdgan.results.ledger import Result
-from asdgan.stack import Stack
+from asdgan.training.stack import Stack
 
 if TYPE_CHECKING:
     from asdgan.data.windows import Windows

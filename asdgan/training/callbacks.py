@@ -14,9 +14,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from asdgan import checkpoint
 from asdgan.data.windows import Block, WindowData
 from asdgan.detector import Detector
+from asdgan.training import checkpoint
 
 
 def epochs_done(trainer: pl.Trainer) -> int:

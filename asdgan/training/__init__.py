@@ -1,0 +1,1 @@
+"""Settings and data of one machine type to weights, scores and rows."""
