@@ -7,8 +7,8 @@ from importlib import import_module
 # Each verb's module, as text so that only the one asked for is loaded, and its meaning.
 VERBS = {
     "run": ("asdgan.run", "train, score and judge a detector"),
-    "board": ("asdgan.board", "list results, best first"),
-    "tables": ("asdgan.tables", "published tables, ours beside theirs"),
+    "board": ("asdgan.report.board", "list results, best first"),
+    "tables": ("asdgan.report.tables", "published tables, ours beside theirs"),
     "data": ("asdgan.data", "fetch, verify and show releases"),
     "judge": (
         "asdgan.results.challenge.judge",

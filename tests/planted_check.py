@@ -37,8 +37,8 @@ from pathlib import Path
 import numpy as np
 from hydra.utils import get_class
 
-from asdgan import compare
 from asdgan.config import compose
+from asdgan.report import significance
 from asdgan.results import intervals, ledger, metrics
 from asdgan.results.choose import Source
 
@@ -71,7 +71,7 @@ def types_of(folder: Path, model: str) -> list[intervals.TypeScores]:
     if refused:
         sys.exit(f"{refused[0][0]}: {refused[0][1]}")
     names = [row["signature"] for one in results for row in one.rows if row["model"] == model]
-    return list(compare.by_place(names, compare.scored(Source(folder), names)).values())
+    return list(significance.by_place(names, significance.scored(Source(folder), names)).values())
 
 
 def shuffled(types: list[intervals.TypeScores]) -> tuple[float, float, float]:

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from asdgan import board
 from asdgan._system.files import write_json
+from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in, write_failure
 
@@ -610,7 +610,9 @@ def test_markdown_cells_are_neither_markup_nor_html(tmp_path, show):
 
 def test_the_module_runs_without_torch_and_answers_help(tmp_path):
     add(tmp_path)
-    code = "import sys; from asdgan.board import main; main(sys.argv[1:]); print(*sys.modules)"
+    code = (
+        "import sys; from asdgan.report.board import main; main(sys.argv[1:]); print(*sys.modules)"
+    )
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not {"torch", "hydra", "sklearn"} & set(done.stdout.split())

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from plants import TINY
 
-from asdgan import board, run
+from asdgan import run
 from asdgan._system.files import read_json
 from asdgan.config import compose
+from asdgan.report import board
 from asdgan.results import intervals, ledger, metrics
 
 

@@ -10,10 +10,11 @@ import pytest
 from safetensors.numpy import load
 from shrunk import SMALLER
 
-from asdgan import board, run, score, submission
+from asdgan import run, score, submission
 from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.models.gmade_ensemble import GmadeEnsemble
+from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.results.choose import Stored
 from asdgan.results.failures import failures_in

@@ -25,15 +25,15 @@ LIGHT = [
     "asdgan.results.ledger",
     "asdgan.results.failures",
     "asdgan.nn.health",
-    "asdgan.published",
-    "asdgan.sheets",
+    "asdgan.report.published",
+    "asdgan.report.formats",
     "asdgan.results.points",
     "asdgan.results.ranking",
     "asdgan.results.choose",
     "asdgan.results.bootstrap",
     "asdgan.results.intervals",
-    "asdgan.compare",
-    "asdgan.board",
+    "asdgan.report.significance",
+    "asdgan.report.board",
     "asdgan.results.challenge.official",
     "asdgan.results.challenge.score_files",
     "asdgan.results.challenge.ground_truth",
@@ -41,8 +41,8 @@ LIGHT = [
     "asdgan.submission",
     "asdgan.results.threshold",
     "asdgan.score",
-    "asdgan.halves",
-    "asdgan.selection",
+    "asdgan.report.split_half",
+    "asdgan.report.selection",
     "asdgan.sweep.slots",
     "asdgan.sweep.worker",
     "asdgan.sweep.workers",
@@ -120,7 +120,7 @@ for name in {LIGHT}:
 
 def test_planning_loads_no_torch():
     """A plan of 40,000 points is made faster than torch and Lightning are loaded."""
-    code = "import sys, asdgan.run, asdgan.sweep.local, asdgan.tables; print(*sys.modules)"
+    code = "import sys, asdgan.run, asdgan.sweep.local, asdgan.report.tables; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from asdgan import board, halves, selection
 from asdgan.config import compose
+from asdgan.report import board, selection, split_half
 from asdgan.results import ledger, metrics
 
 COLUMNS = ("auc", "split_half", "label_free")
@@ -123,7 +123,7 @@ def test_the_split_half_is_a_sum_made_by_hand(tmp_path, area):
     clips, seeds, splits = clips_of(), 2, 5
     scores = noise(12, clips).round(1)  # ties
     add(tmp_path, scores, clips, seeds=seeds)
-    sections, _ = halves.halved(clips, "fan-data", splits)
+    sections, _ = split_half.halved(clips, "fan-data", splits)
     values, halved = np.empty((splits, 2)), []
     for half in range(2 * splits):
         here, there = (worth(scores, sections, side, area, seeds) for side in (half, half ^ 1))
@@ -140,7 +140,7 @@ def test_areas_of_parts_are_those_of_their_clips_each_as_often_as_it_counts(max_
     chance = np.random.default_rng(5)
     scores, labels = chance.integers(0, 9, (3, 60)).astype(float), chance.integers(0, 2, 60)
     parts = chance.integers(0, 3, (7, 60))
-    found = halves.area_of_parts(scores, labels, parts, max_fpr)
+    found = split_half.area_of_parts(scores, labels, parts, max_fpr)
     for part, areas in zip(parts, found.T, strict=True):
         alone = metrics.auc_pauc(scores.repeat(part, axis=1), labels.repeat(part), max_fpr)
         assert areas == pytest.approx(alone[1], abs=1e-12)
@@ -164,7 +164,7 @@ def test_the_oracle_is_the_winner_that_by_best_shows(tmp_path, capsys):
 @pytest.mark.parametrize("domains", [("",), ("source", "target")])
 def test_halves_have_as_many_clips_of_each_section_label_and_domain_but_for_one(domains):
     clips = clips_of(normal=7, anomaly=10, domains=domains)
-    sections, left_out = halves.halved(clips, "any", 6)
+    sections, left_out = split_half.halved(clips, "any", 6)
     assert (len(sections), left_out) == (2, [])
     for one in sections:
         first, second = one.halves[::2], one.halves[1::2]
@@ -182,11 +182,11 @@ def test_halves_follow_from_the_data_alone_whatever_the_order_of_clips():
     clips = clips_of(sections=("00",))
     order = np.random.default_rng(1).permutation(len(clips["clip"]))
     turned = {key: column[order] for key, column in clips.items()}
-    ((one,), _), ((other,), _) = (halves.halved(some, "x", 3) for some in (clips, turned))
+    ((one,), _), ((other,), _) = (split_half.halved(some, "x", 3) for some in (clips, turned))
     for mine, theirs in zip(one.halves, other.halves, strict=True):
         names = clips["clip"][one.clips[mine]], turned["clip"][other.clips[theirs]]
         assert set(names[0]) == set(names[1])
-    ((third,), _) = halves.halved(clips, "y", 3)
+    ((third,), _) = split_half.halved(clips, "y", 3)
     assert not np.array_equal(one.halves, third.halves)
 
 

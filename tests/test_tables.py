@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdgan import published, sheets, tables
-from asdgan.asked import asked
 from asdgan.config import compose, traits
+from asdgan.report import formats, published, tables
+from asdgan.report.requested import asked
 from asdgan.results import intervals, ledger, metrics, points
 from asdgan.sweep import blocks, grid, plan
 from asdgan.training.stack import Stack
@@ -396,7 +396,7 @@ def test_bad_input_is_refused(capsys, words, said):
 
 def test_a_file_holds_what_is_printed(run, tmp_path):
     plant("table4", TABLE_4)
-    for kind in sheets.FORMATS:
+    for kind in formats.FORMATS:
         assert run("table4", "--format", kind, "--out", str(tmp_path / kind)) == ""
         assert "88.16" in (tmp_path / kind).read_text()
     assert (tmp_path / "csv").read_text() == run("table4", "--format", "csv")

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from hydra.plugins.launcher import Launcher
 
-from asdgan import board
 from asdgan._system import console
 from asdgan._system.files import remove_remains
 from asdgan.errors import BadInput
+from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
 from asdgan.sweep import grid as grids

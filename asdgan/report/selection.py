@@ -29,10 +29,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from asdgan import halves
 from asdgan._system.resources import CONF
 from asdgan.errors import BadInput
-from asdgan.halves import Noted
+from asdgan.report import split_half
+from asdgan.report.split_half import Noted
 from asdgan.results import ledger, metrics, points
 from asdgan.results.points import Point, Settings
 from asdgan.results.ranking import LOW, PLAIN, WEIGHTED, Line, grouped, in_order, one_data
@@ -182,7 +182,7 @@ def _told(
     """The line of one model on one machine type."""
     stored = [noted.stored[point.signature] for point in mine]
     data = mine[0].data
-    judged = halves.judged(stored, data, area=area, splits=splits, on_points=on_points)
+    judged = split_half.judged(stored, data, area=area, splits=splits, on_points=on_points)
     line: Line = {
         **{key: getattr(mine[0], key) for key in ("machine_type", "release", "model")},
         "chosen_among": 0,
@@ -264,7 +264,7 @@ def _label_free(rivals: _Rivals, held: Sequence[Mapping[str, float]]) -> tuple[i
     common = set(held[0]).intersection(*held)
     if other or not common:
         return None, f"no common measure: {', '.join(sorted(other or ['primary']))} varies"
-    measure = halves.MEASURE if halves.MEASURE in common else min(common)
+    measure = split_half.MEASURE if split_half.MEASURE in common else min(common)
     errors = rivals.means(np.array([one[measure] for one in held]))
     return int(errors.argmin()), measure
 

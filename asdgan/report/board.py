@@ -15,27 +15,27 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asdgan import compare, halves, selection
 from asdgan._system.console import Parser, answer, bars, printable, sheet
 from asdgan._system.files import as_csv, write_whole
 from asdgan.errors import BadInput
+from asdgan.report import selection, significance, split_half
+from asdgan.report.formats import in_markdown
 from asdgan.results import intervals, ledger, metrics, points, ranking
 from asdgan.results.choose import Source
 from asdgan.results.failures import Failure, failures_in
 from asdgan.results.points import said
 from asdgan.results.ranking import LOW, PLAIN, WEIGHTED, Line, area_said
-from asdgan.sheets import in_markdown
 
 HIDDEN = {"release", "types", "missing", "undefined", "auc_sd", "pauc_sd", "pauc_mean"}
-HIDDEN |= {"split_half_sd", "label_free_signatures", *compare.ENDS}
+HIDDEN |= {"split_half_sd", "label_free_signatures", *significance.ENDS}
 HEADINGS = {
     "machine_type": "machine type",
     "machine_types": "machine types",
     "chosen_among": "chosen among",
     "auc": "AUC",
     "pauc": "pAUC",
-    "auc_interval": f"AUC {compare.SURE}",
-    "pauc_interval": f"pAUC {compare.SURE}",
+    "auc_interval": f"AUC {significance.SURE}",
+    "pauc_interval": f"pAUC {significance.SURE}",
     "auc_mean": "mean AUC",
     "per_id": "per id",
     "in_halves": "in halves",
@@ -106,7 +106,7 @@ def show(
     def say(text: str, style: str = "") -> None:
         console.print(Text(printable(text), style=style))  # Text: what rows say is never markup
 
-    noted = halves.Noted()
+    noted = split_half.Noted()
     passing = noted.passing(results) if by == selection.VIEW else results
     gathered = points.gather(passing, where=where, wanted=wanted, score=score, pooled=pooled)
     failed = points.lacking(failures, gathered.done, where=where, wanted=wanted)
@@ -123,7 +123,7 @@ def show(
     if sure:
         every = [line for lines in tables.values() for line in lines]
         for line in every:
-            line |= dict.fromkeys(compare.ENDS)
+            line |= dict.fromkeys(significance.ENDS)
         shared.append(sure([line for line in every if line["rank"] <= top or top <= 0]))
     for sentence in shared:
         say(sentence, "dim")
@@ -191,7 +191,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs=2,
         metavar=("A", "B"),
         help="whether two lines differ on the clips that both scored, by machine type and over "
-        f"all. Each is {compare.GRAMMAR}; --by says which lines there are",
+        f"all. Each is {significance.GRAMMAR}; --by says which lines there are",
     )
     draws = f"of clips, for intervals and comparisons ({intervals.DRAWS})"
     add("--draws", type=int, default=intervals.DRAWS, metavar="N", help=draws)
@@ -234,7 +234,7 @@ def _board(chosen: argparse.Namespace) -> None:
         refused=refused,
         csv_file=chosen.csv,
         markdown_file=chosen.markdown,
-        sure=(lambda lines: compare.add_intervals(lines, source, chosen.draws))
+        sure=(lambda lines: significance.add_intervals(lines, source, chosen.draws))
         if chosen.intervals
         else None,
     )
@@ -246,7 +246,7 @@ def _board(chosen: argparse.Namespace) -> None:
 def _compare(chosen: argparse.Namespace, source: Source, wanted: Collection[str] | None) -> None:
     if chosen.markdown or chosen.intervals:
         raise BadInput("--compare takes neither --intervals nor --markdown; --csv F it takes")
-    lines = compare.compare(
+    lines = significance.compare(
         source,
         chosen.compare,
         by=chosen.by,
@@ -292,7 +292,7 @@ def _cells(line: Line) -> dict[str, str]:
     for key in (key for key in line if key not in HIDDEN):
         cells[key] = said(line[key])
         if f"{key}_low" in line:
-            cells[f"{key}_interval"] = compare.range_said(line, key)
+            cells[f"{key}_interval"] = significance.range_said(line, key)
     for area in metrics.AREAS:
         spread = line.get(f"{area}_sd")
         cells[area] = area_said(line[area]) + (f" ± {spread:.4f}" if spread is not None else "")

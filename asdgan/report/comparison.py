@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asdgan import compare, published
-from asdgan.asked import Asked
-from asdgan.published import BOUNDS, PLAIN, PLAIN_STD, WEIGHTED, WEIGHTED_STD, Cell, Entry
+from asdgan.report import published, significance
+from asdgan.report.formats import Sheet
+from asdgan.report.published import BOUNDS, PLAIN, PLAIN_STD, WEIGHTED, WEIGHTED_STD, Cell, Entry
+from asdgan.report.requested import Asked
 from asdgan.results import choose, intervals, metrics, ranking
 from asdgan.results.choose import Stored
 from asdgan.results.intervals import TypeScores
 from asdgan.results.points import Gathered, Point, Settings
 from asdgan.results.ranking import Line
-from asdgan.sheets import Sheet
 
 SUSPECT = (
     "named",
@@ -146,10 +146,10 @@ def ours_of(asked: Asked, gathered: Gathered, folder: Path) -> dict[tuple[str, s
     source = choose.Source(folder)
     for one in source.rows(of):
         stored[id(of[one.row["signature"]])].append(one)
-    known = compare.scored(source, of)
+    known = significance.scored(source, of)
     found = {}
     for line in lines:
-        scored = [*compare.by_place(line["signatures"].split(), known).values()]
+        scored = [*significance.by_place(line["signatures"].split(), known).values()]
         ours = Ours(line, stored[id(line)], scored[0] if scored else None)
         found[line["model"], line["machine_type"]] = ours
     return found

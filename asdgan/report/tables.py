@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asdgan import beside, published, selection
 from asdgan._system.console import Parser, answer, sheet
 from asdgan._system.files import write_whole
-from asdgan.asked import Asked, asked, missing
 from asdgan.config import compose
 from asdgan.data.folders import nearest
 from asdgan.errors import BadInput
-from asdgan.published import Entry
+from asdgan.report import comparison, published, selection
+from asdgan.report.formats import FORMATS, Sheet, written
+from asdgan.report.published import Entry
+from asdgan.report.requested import Asked, asked, missing
 from asdgan.results import ledger, points
 from asdgan.results.points import Gathered
 from asdgan.results.ranking import Line
-from asdgan.sheets import FORMATS, Sheet, written
 from asdgan.sweep import blocks, grid
 from asdgan.sweep.blocks import SweepFile
 
@@ -135,9 +135,12 @@ def _compared(table: Table, typed: Sequence[str], gathered: Gathered, folder: Pa
     """A sheet for each detector of a table, and source."""
     sizes = published.sizes(grid.SWEEPS)
     if table.file is None:
-        return [beside.sheet(block, None, {}, sizes) for block in beside.blocks(table.entries, ())]
+        return [
+            comparison.sheet(block, None, {}, sizes)
+            for block in comparison.blocks(table.entries, ())
+        ]
     sweep = asked(table.name, typed, gathered, sizes, every_seed=True)
-    ours = beside.ours_of(sweep, gathered, folder)
+    ours = comparison.ours_of(sweep, gathered, folder)
     models = dict.fromkeys(part.config.detector for part in sweep.grid.parts)
     head = Sheet(
         title=f"{table.name}: {table.about}",
@@ -149,8 +152,8 @@ def _compared(table: Table, typed: Sequence[str], gathered: Gathered, folder: Pa
     return [
         head,
         *(
-            beside.sheet(block, sweep, ours, sizes)
-            for block in beside.blocks(table.entries, models)
+            comparison.sheet(block, sweep, ours, sizes)
+            for block in comparison.blocks(table.entries, models)
         ),
         *_selected(sweep, folder),
     ]

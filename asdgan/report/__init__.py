@@ -1,0 +1,1 @@
+"""Results read by people: leaderboard, significance, selection, published tables."""
