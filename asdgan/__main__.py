@@ -14,8 +14,8 @@ VERBS = {
         "asdgan.results.challenge.judge",
         "anybody's score files to the official numbers of their year",
     ),
-    "submission": ("asdgan.submission", "a result to the challenge's own CSV files"),
-    "score": ("asdgan.score", "a finished run on new recordings"),
+    "submission": ("asdgan.deploy.submission", "a result to the challenge's own CSV files"),
+    "score": ("asdgan.deploy.score", "a finished run on new recordings"),
 }
 
 

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load
 from shrunk import SMALLER
 
-from asdgan import run, score, submission
+from asdgan import run
 from asdgan.config import compose
+from asdgan.deploy import score, submission
 from asdgan.errors import BadInput
 from asdgan.models.gmade_ensemble import GmadeEnsemble
 from asdgan.report import board

@@ -8,11 +8,12 @@ import torch
 from shrunk import Recording, compose, detector_of, windows_of
 from test_score import TWO_MACHINES, plant, settings_of
 
-from asdgan import run, score
+from asdgan import run
 from asdgan.config import compose as settings
 from asdgan.data import frames as features
 from asdgan.data.log_mel import LogMel
 from asdgan.data.windows import Windows
+from asdgan.deploy import score
 from asdgan.results import ledger
 from asdgan.training import maps
 

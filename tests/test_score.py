@@ -10,9 +10,10 @@ import pytest
 import soundfile
 from shrunk import NAMES, compose
 
-from asdgan import run, score
+from asdgan import run
 from asdgan.config import compose as settings
 from asdgan.config import traits
+from asdgan.deploy import score
 from asdgan.results import ledger
 from asdgan.results.choose import Stored
 from asdgan.results.threshold import p_value, usual_threshold

@@ -7,10 +7,11 @@ import pytest
 from test_bad_clips import CASES, LOGMEL, read
 from wavs import RATE, WAV, noise, of
 
-from asdgan import run, submission
+from asdgan import run
 from asdgan.config import compose
 from asdgan.data import bad_clips as sieve
 from asdgan.data import clips
+from asdgan.deploy import submission
 from asdgan.errors import BadInput
 from asdgan.results import ledger
 from asdgan.sweep import grid, prepare

@@ -9,9 +9,10 @@ from plants import TINY
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from asdgan import run, submission
+from asdgan import run
 from asdgan._system.files import read_json, write_json
 from asdgan.config import compose
+from asdgan.deploy import submission
 from asdgan.results import ledger, metrics
 from asdgan.results.challenge import judge
 

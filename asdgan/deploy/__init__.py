@@ -1,0 +1,1 @@
+"""A finished run at work: new recordings scored, a challenge submission written."""
