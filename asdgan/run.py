@@ -24,7 +24,8 @@ from asdgan.config import compose
 from asdgan.errors import BadInput
 from asdgan.results import ledger, metrics
 from asdgan.results.threshold import training_scores, usual_threshold
-from asdgan.sweep import drive, elsewhere, grid
+from asdgan.sweep import grid, sweep
+from asdgan.sweep.launchers import remote
 from asdgan.training import ensembles, machine_data, train
 from asdgan.training.evaluate import Kept
 
@@ -197,7 +198,7 @@ def _unjudged(one: Kept) -> None:
 def _job(config: DictConfig) -> Any:  # noqa: ANN401 - for whoever launched it, as text
     """One job as Hydra starts it; what a person can mend ends it with a sentence."""
     if config.sweep.job is not None:
-        return elsewhere.named(config.sweep.job)
+        return remote.named(config.sweep.job)
     try:
         run(compose.checked(config))
         _outcome.append(0)
@@ -227,9 +228,9 @@ def _answered(arguments: list[str]) -> int:
         short = [grid.in_full(text) for text in asked.overrides]
         arguments = [grid.in_full(text) if text in asked.overrides else text for text in arguments]
         try:
-            elsewhere.refuse_missing(asked.overrides)
+            remote.refuse_missing(asked.overrides)
             if asked.multirun:
-                drive.expanded(tuple(text for text in short if not compose.is_hydras(text)))
+                sweep.expanded(tuple(text for text in short if not compose.is_hydras(text)))
             else:
                 compose.preview(short)
         except BadInput as error:

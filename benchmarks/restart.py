@@ -79,7 +79,7 @@ def main():
     parser.add_argument("--board", action="store_true", help="then time the board on the results")
     chosen = parser.parse_args()
     from asdgan.config import compose
-    from asdgan.sweep import drive
+    from asdgan.sweep import sweep
     from asdgan.training import machine_data
 
     os.fsync = lambda _: None  # made to be read, not to outlive a power cut
@@ -97,7 +97,7 @@ def main():
             said, *first = timed([*words, "sweep.dry_run=true"], folder)
             planned = re.search(r"([\d,]+) points.*planned in ([\d.]+) s", said)
             points = int(planned[1].replace(",", ""))
-            drive.sweep(typed, made_up, slots=2, on_gpu=False)
+            sweep.sweep(typed, made_up, slots=2, on_gpu=False)
             said, *again = timed(words, folder)
             if f"nothing to do: {points} done, 0 failed" not in said:
                 raise SystemExit(said)

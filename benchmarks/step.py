@@ -41,7 +41,7 @@ from asdgan.data.frames import Frames
 from asdgan.data.windows import WindowData, Windows
 from asdgan.nn import health
 from asdgan.nn.lanes import Noise
-from asdgan.sweep.local import ALLOCATION
+from asdgan.sweep.launchers.local import ALLOCATION
 
 
 def ours(lanes, compiled, batch, device):

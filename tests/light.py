@@ -32,7 +32,8 @@ def recordings(folder):
 
 def lighten(patch=setattr):
     """Has the sweeps of this process do light jobs, and believe that models can be built."""
-    from asdgan.sweep import building, local
+    from asdgan.sweep import building
+    from asdgan.sweep.launchers import local
 
     patch(local, "TARGET", "light:do")
     patch(building, "unbuildable", lambda configs: [None] * len(configs))
@@ -48,10 +49,10 @@ def line(folder, *typed):
 
 def launcher(folder, *typed):
     """The local launcher as Hydra would set it up."""
-    from asdgan.sweep import drive
+    from asdgan.sweep import sweep
     from hydra_plugins.asdgan_sweep import LocalLauncher
 
-    drive.expanded(line(folder, *typed))
+    sweep.expanded(line(folder, *typed))
     return LocalLauncher()
 
 
@@ -60,9 +61,9 @@ def answer(folder, *typed, by=None):
 
     By the local launcher, or by one that is given.
     """
-    from asdgan.sweep import drive
+    from asdgan.sweep import sweep
 
-    return drive.answer(line(folder, *typed), by or launcher(folder, *typed))
+    return sweep.answer(line(folder, *typed), by or launcher(folder, *typed))
 
 
 def do(path, number, beat):

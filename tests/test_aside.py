@@ -23,7 +23,7 @@ def loads_torch(pid):
 
 def answers(pid):
     try:
-        return b"asdgan.sweep.aside" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"asdgan.sweep.probe" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:  # a child of another kind, gone again
         return False
 

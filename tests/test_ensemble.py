@@ -20,7 +20,9 @@ from asdgan.results import ledger
 from asdgan.results.choose import Stored
 from asdgan.results.failures import failures_in
 from asdgan.results.threshold import usual_threshold
-from asdgan.sweep import drive, plan, planned
+from asdgan.sweep import job as planned
+from asdgan.sweep import plan
+from asdgan.sweep import sweep as drive
 from asdgan.training import ensembles as ensemble
 
 PLANT = (

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput, Damaged
 from asdgan.results import ledger
-from asdgan.sweep import building, drive, grid, plan, prepare
+from asdgan.sweep import building, grid, plan, prepare, sweep
 
 TYPED = ("dataset=folder", "dataset.root=unused", "machine=fan")
 
@@ -170,7 +170,7 @@ def test_bad_input_is_refused_before_anything_starts(typed, said):
 
 
 def drive_like(typed):
-    prepare.outputs_of(drive.expanded((*TYPED, *typed)))
+    prepare.outputs_of(sweep.expanded((*TYPED, *typed)))
 
 
 def test_a_grid_nobody_can_run_is_refused_at_once():

@@ -43,9 +43,9 @@ LIGHT = [
     "asdgan.deploy.score",
     "asdgan.report.split_half",
     "asdgan.report.selection",
-    "asdgan.sweep.slots",
-    "asdgan.sweep.worker",
-    "asdgan.sweep.workers",
+    "asdgan.sweep.workers.slots",
+    "asdgan.sweep.workers.worker",
+    "asdgan.sweep.workers.pool",
 ]
 NAMELESS = set("utils helpers common base core registry factory manager".split())
 
@@ -120,7 +120,8 @@ for name in {LIGHT}:
 
 def test_planning_loads_no_torch():
     """A plan of 40,000 points is made faster than torch and Lightning are loaded."""
-    code = "import sys, asdgan.run, asdgan.sweep.local, asdgan.report.tables; print(*sys.modules)"
+    code = "import sys, asdgan.run, asdgan.sweep.launchers.local, asdgan.report.tables as _; "
+    code += "print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -20,7 +20,9 @@ from processes import are_gone, descendants, is_alive, kill, start, until
 
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
-from asdgan.sweep import drive, elsewhere, on_submitit, plan
+from asdgan.sweep import plan, sweep
+from asdgan.sweep.launchers import remote
+from asdgan.sweep.launchers import slurm as on_submitit
 
 SMALL = ("model=ganomaly", "sweep.lanes=1", *PLANT, *TINY)
 LONG = "epochs=1,400"  # some seconds, of which the first reading is at the start
@@ -120,12 +122,12 @@ def test_ctrl_c_stops_submitits_jobs_at_a_checkpoint(command, tmp_path):
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_its_cure(monkeypatch):
-    monkeypatch.setattr(elsewhere, "_is_there", lambda module: False)
+    monkeypatch.setattr(remote, "_is_there", lambda module: False)
     for launcher, extra in (("ray", "ray"), ("submitit_slurm", "slurm")):
         told = rf"{launcher} needs a package .*: pip install 'asdgan\[{extra}\]'"
-        with pytest.raises(elsewhere.BadInput, match=told):
-            elsewhere.refuse_missing(["batch=16", f"hydra/launcher={launcher}"])
-    elsewhere.refuse_missing(["hydra/launcher=local"])
+        with pytest.raises(remote.BadInput, match=told):
+            remote.refuse_missing(["batch=16", f"hydra/launcher={launcher}"])
+    remote.refuse_missing(["hydra/launcher=local"])
 
 
 def test_slurms_refusal_is_one_sentence(command, monkeypatch):
@@ -153,7 +155,7 @@ def test_a_job_has_the_threads_that_it_was_given_and_else_one(monkeypatch):
     for slurms, asked, threads in (("", "", 1), ("4", "", 4), ("", "2", 2), ("4", "16", 4)):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurms)
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
-        assert elsewhere.threads() == threads
+        assert remote.threads() == threads
 
 
 def test_a_plan_means_the_same_in_another_folder(tmp_path, monkeypatch):
@@ -167,7 +169,7 @@ def test_a_plan_means_the_same_in_another_folder(tmp_path, monkeypatch):
 
     typed = [*light.line(Path("plant/.."), "epochs=1")]
     typed[typed.index("outputs=plant/..")] = "outputs=here"
-    assert drive.sweep(typed, look, slots=1, on_gpu=False) == 1
+    assert sweep.sweep(typed, look, slots=1, on_gpu=False) == 1
     assert kept == [str(tmp_path / "here")]
 
 

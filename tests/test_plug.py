@@ -16,7 +16,9 @@ from processes import are_gone, descendants, kill, start
 from asdgan.errors import BadInput
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
-from asdgan.sweep import drive, local, plan
+from asdgan.sweep import plan
+from asdgan.sweep import sweep as drive
+from asdgan.sweep.launchers import local
 
 FOUR = ("seed=0,1,2,3", "epochs=1", "sweep.lanes=1", "sweep.slots=2")
 DEATHS = {

@@ -16,7 +16,9 @@ from plants import PLANT, TINY
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput
 from asdgan.results import ledger
-from asdgan.sweep import drive, grid, plan, planned, search
+from asdgan.sweep import grid, plan, sweep
+from asdgan.sweep import job as planned
+from asdgan.sweep import study as search
 
 LR = "lr=tag(log,interval(1e-5,1e-2))"
 BEST = 4e-4
@@ -43,7 +45,7 @@ def go(plant, tmp_path):
 
     def go(*typed, launch=made_up, outputs=tmp_path):
         own = (f"dataset.root={plant}", f"outputs={outputs}", "logger=none", "model=ganomaly")
-        return drive.sweep([*typed, *PLANT, *TINY, *own], launch, slots=1, on_gpu=False)
+        return sweep.sweep([*typed, *PLANT, *TINY, *own], launch, slots=1, on_gpu=False)
 
     return go
 

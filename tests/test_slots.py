@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from asdgan.sweep import slots
-from asdgan.sweep.slots import Slot
+from asdgan.sweep.workers import slots
+from asdgan.sweep.workers.slots import Slot
 
 TWO = "GPU 0: NVIDIA A (UUID: GPU-aaaa-1)\nGPU 1: NVIDIA B (UUID: GPU-bbbb-2)\n"
 SLICED = (

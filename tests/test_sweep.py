@@ -18,7 +18,10 @@ from asdgan.config import compose
 from asdgan.errors import BadInput, Stopped
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
-from asdgan.sweep import drive, memory, plan, planned, worker
+from asdgan.sweep import job as planned
+from asdgan.sweep import memory, plan
+from asdgan.sweep import sweep as drive
+from asdgan.sweep.workers import worker
 
 GRID = ("model=ganomaly", "lr=1e-4,2e-4", "dropout=0.25", "seed=0,1,2,3", "epochs=1,2")
 POINTS = 16

@@ -8,7 +8,7 @@ import pytest
 
 from asdgan.config import compose
 from asdgan.results import metrics
-from asdgan.sweep import blocks, grid
+from asdgan.sweep import grid, sweep_file
 
 # Files that print means of their own numbers, and how many areas those are.
 MEANS_PRINTED = {"aithu": 8, "auddsr": 15, "coelho": 23, "dcase_ae": 24}
@@ -110,9 +110,9 @@ def test_published_means_and_spreads_of_the_baseline_are_those_of_metrics(reposi
 # Sweep files ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", blocks.names(grid.SWEEPS))
+@pytest.mark.parametrize("name", sweep_file.names(grid.SWEEPS))
 def test_every_sweep_composes_and_says_what_it_is(repository, name):
-    said = blocks.read(grid.SWEEPS, name)
+    said = sweep_file.read(grid.SWEEPS, name)
     assert len(said.about) > 40
     for other in said.published:
         assert (repository / "sweeps" / "published" / f"{other}.csv").is_file()
@@ -144,7 +144,7 @@ def test_best_settings_stand_in_the_papers_grid(repository, name):
 
 
 def test_the_papers_grid_has_the_values_of_its_table(repository):
-    (block,) = blocks.read(grid.SWEEPS, "table3").blocks
+    (block,) = sweep_file.read(grid.SWEEPS, "table3").blocks
     typed = dict(line.split("=") for line in block.lines)
     for row in table(repository, "table3"):
         assert typed[row["setting"]].split(",") == row["values"].split()

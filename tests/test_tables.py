@@ -15,7 +15,7 @@ from asdgan.config import compose, traits
 from asdgan.report import formats, published, tables
 from asdgan.report.requested import asked
 from asdgan.results import intervals, ledger, metrics, points
-from asdgan.sweep import blocks, grid, plan
+from asdgan.sweep import grid, plan, sweep_file
 from asdgan.training.stack import Stack
 
 SIZES = published.sizes(grid.SWEEPS)
@@ -50,7 +50,7 @@ def run(capsys):
 @pytest.fixture
 def few(monkeypatch):
     """A list of two tables only, which takes less time."""
-    monkeypatch.setattr(blocks, "names", lambda folder: ["table4", "table5"])
+    monkeypatch.setattr(sweep_file, "names", lambda folder: ["table4", "table5"])
 
 
 def rows_of(run, *words):
@@ -127,7 +127,7 @@ def store(part, name, area, clips, sections, place, chosen):
 
 
 def test_parts_of_a_table_may_train_on_other_clips_and_each_is_counted(run, monkeypatch):
-    monkeypatch.setattr(blocks, "names", lambda folder: ["aegan_ad_2020"])
+    monkeypatch.setattr(sweep_file, "names", lambda folder: ["aegan_ad_2020"])
     plant("aegan_ad_2020", {"fan": (77.0, 60.0), "valve": (70.0, 55.0)})  # of dev, and of both
     (row,) = (row for row in rows_of(run) if row["table"] == "aegan_ad_2020")
     assert (row["done"], row["total"]) == ("2", "6")
@@ -146,7 +146,7 @@ def test_every_sweep_file_and_every_other_file_of_results_is_listed(run):
 
 def test_an_ensemble_of_a_table_is_counted_and_stands_beside_its_number(run, monkeypatch):
     names = ["dcase_ae", "table4", "table5", "table7"]
-    monkeypatch.setattr(blocks, "names", lambda folder: names)
+    monkeypatch.setattr(sweep_file, "names", lambda folder: names)
     plant("table7", {"slider": (92, 81)}, "model=gmade_ensemble", "seed=0,1")
     (row,) = (row for row in rows_of(run) if row["table"] == "table7")
     assert row["done"] == "1"  # of its one seed
@@ -170,7 +170,7 @@ def test_a_grid_says_what_its_best_number_owes_to_the_choice(run):
 
 def test_points_are_counted_whichever_sweep_ran_them(run, monkeypatch):
     names = ["dcase_ae", "table3_quick", "table4", "table5", "table7"]
-    monkeypatch.setattr(blocks, "names", lambda folder: names)
+    monkeypatch.setattr(sweep_file, "names", lambda folder: names)
     plant("table4", {"fan": (90, 80), "ToyCar": (80, 70)})
     listed = {row["table"]: row["done"] for row in rows_of(run)}
     done = {name: count for name, count in listed.items() if count != "0"}

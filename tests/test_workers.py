@@ -10,8 +10,8 @@ import pytest
 from dying import resident
 from processes import GONE_SECONDS, are_gone, is_alive, start, until
 
-from asdgan.sweep.slots import Slot
-from asdgan.sweep.workers import Job, Pool
+from asdgan.sweep.workers.pool import Job, Pool
+from asdgan.sweep.workers.slots import Slot
 
 SILENCE = 5  # seconds: much longer than any job here is silent that does not hang
 DEATHS = {

@@ -24,8 +24,8 @@ from asdgan.report.requested import Asked, asked, missing
 from asdgan.results import ledger, points
 from asdgan.results.points import Gathered
 from asdgan.results.ranking import Line
-from asdgan.sweep import blocks, grid
-from asdgan.sweep.blocks import SweepFile
+from asdgan.sweep import grid, sweep_file
+from asdgan.sweep.sweep_file import SweepFile
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def tables() -> list[Table]:
     """Every table: of sweep files, then those that no sweep file speaks of."""
-    files = [blocks.read(grid.SWEEPS, name) for name in blocks.names(grid.SWEEPS)]
+    files = [sweep_file.read(grid.SWEEPS, name) for name in sweep_file.names(grid.SWEEPS)]
     spoken = {name for file in files for name in file.published}
     found = [Table(file.name, file, _entries(file)) for file in files]
     alone = [name for name in published.names(grid.SWEEPS) if name not in spoken]

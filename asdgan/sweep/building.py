@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from asdgan.sweep import aside
+from asdgan.sweep import probe
 
 
 def unbuildable(configs: Sequence[DictConfig]) -> list[str | None]:
@@ -15,7 +15,7 @@ def unbuildable(configs: Sequence[DictConfig]) -> list[str | None]:
     Raises:
         BadInput: They could not be tried.
     """
-    return aside.answers(
+    return probe.answers(
         "asdgan.sweep.building:why_not", configs, failing="models could not be tried"
     )
 

@@ -24,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from asdgan._system.resources import SWEEPS
 from asdgan.config import compose
 from asdgan.errors import BadInput
-from asdgan.sweep.blocks import read
-from asdgan.sweep.space import MULTIPLIED, Dimension, Value, dimension_of
+from asdgan.sweep.search_space import MULTIPLIED, Dimension, Value, dimension_of
+from asdgan.sweep.sweep_file import read
 from asdgan.training import ensembles
 
 MOST_POINTS = 2_000_000  # for each machine type; a plan of so many takes minutes and a gigabyte

@@ -1,404 +1,251 @@
-"""Search by trials: Optuna asks, stacks answer, and every trial is a point of the ledger.
+"""A search, round by round: asks for trials, plans and trains them, takes out the worst, tells."""
 
-A round of trials is asked for at once, as many as fill the stacks. Where several numbers of epochs
-are given, most trials of a round end at an early one (successive halving; rounds take turns in
-when that begins, as in Hyperband: Li et al., JMLR 18, 2018). A trial's value is read off results
-on disk, whoever wrote them. The study is a record of what was asked; one that is damaged is made
-anew from the trials that the plan lists, and their results.
-"""
-
-import hashlib
-import logging
 import math
-import os
-import re
-import socket
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
-from asdgan._system.files import canonical, read_json
+from asdgan._system import console
+from asdgan._system.files import read_json
 from asdgan.errors import BadInput, Damaged
-from asdgan.results import ledger, metrics
-from asdgan.sweep.space import Dimension, Value
-from asdgan.training.evaluate import Kept
+from asdgan.sweep import grid as grids
+from asdgan.sweep import plan as plans
+from asdgan.sweep import prepare
+from asdgan.sweep import study as search
+from asdgan.sweep.grid import Grid
+from asdgan.sweep.plan import Heard, Job, Plan
+from asdgan.sweep.study import Results, Study, Trial
 
-if TYPE_CHECKING:
-    import optuna
-
-log = logging.getLogger("asdgan")
-
-# What trials are judged by, whether more is better, and what kind of selection that is.
-OBJECTIVES = {
-    "auc": (True, "oracle", "AUC weighted by test clips"),
-    "pauc": (True, "oracle", "pAUC weighted by test clips"),
-    "val_loss": (False, "label_free", "score of held-out normal windows"),
-}
-LEAST_ROUNDS = 5  # of a search: a sampler learns between rounds, not within one
+GPU_LANES = 64  # of a stack of trials on a GPU: more would leave a sampler few rounds
 
 
 @dataclass
-class Trial:
-    """One trial of a study.
+class Search:
+    """Trials of a command line, up to as many as it says.
 
     Attributes:
-        number: In the study.
-        values: Of every dimension.
-        round: In which it was asked for.
-        seen: Its value after each number of epochs that it was trained for.
+        grid: Of the command line.
+        outputs: Everything is written below it.
+        run: Runs jobs of a plan file to their end.
+        slots: Jobs that run at once.
+        on_gpu: Whether on GPUs.
+        begin: Told of a folder and a number of jobs that are to come.
+        points: Signatures of all points that the trials of this call are made of.
+        conclusion: The best trial and how it was chosen, once there is one to speak of.
     """
 
-    number: int
-    values: Mapping[str, Value]
-    round: int
-    seen: dict[int, float] = field(default_factory=dict)
+    grid: Grid
+    outputs: Path
+    run: Callable[[Sequence[Job], Path], object]
+    slots: int
+    on_gpu: bool
+    begin: Callable[[Path, int], None]
+    points: set[str] = field(default_factory=set)
+    conclusion: str = field(default="", init=False)
 
-
-class Study:
-    """What was asked and what it gave, kept by Optuna in a journal or a database.
-
-    Args:
-        name: Of the sweep.
-        node: The settings `sweep`.
-        dimensions: What varies.
-        folder: Of the sweep.
-
-    Raises:
-        BadInput: The storage cannot be used, or holds a search of other dimensions.
-    """
-
-    def __init__(
-        self, name: str, node: DictConfig, dimensions: Sequence[Dimension], folder: Path
-    ) -> None:
-        """Opens the study, or begins it."""
-        self._node, self._folder = node, folder
-        self._database: optuna.storages.RDBStorage | None = None
-        self._distributions = {one.key: one.distribution() for one in dimensions}
-        self._higher = OBJECTIVES[node.objective][0]
-        space = {one.key: repr(one) for one in dimensions}
-        with _quietly():
-            self._study = self._opened(name)
-            held = self._study.user_attrs.setdefault("space", space)
-            if held != space:
-                raise BadInput(
-                    f"the study {name} searches {_said(held)}, not {_said(space)}; "
-                    "give this search another sweep.name"
-                )
-            self._study.set_user_attr("space", space)
-
-    def _opened(self, name: str) -> "optuna.Study":
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
-        about = {
-            "study_name": name,
-            "direction": "maximize" if self._higher else "minimize",
-            "load_if_exists": True,
-        }
-        if self._node.storage is not None:
-            # The driver that the extra installs, whatever SQLAlchemy's default is.
-            address = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self._node.storage)
-            try:
-                self._database = optuna.storages.RDBStorage(address)
-                return optuna.create_study(storage=self._database, **about)
-            except Exception as error:  # of any database driver
-                said = " ".join(str(error).split())[:200]
-                hint = "; pip install 'asdgan[postgres]'" if "psycopg" in said else ""
-                shown = re.sub(r"//([^:@/]*):[^@/]*@", r"//\1:***@", self._node.storage)
-                raise BadInput(
-                    f"sweep.storage={shown}: {type(error).__name__}: {said}{hint}"
-                ) from None
-        path = self._folder / "study.journal"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for lock in self._folder.glob("study.journal.lock*"):
-            lock.unlink()  # of a process that was killed: the sweep's own lock is ours
-        try:
-            study = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(path))), **about
+    def __post_init__(self) -> None:
+        """Refuses what cannot be judged."""
+        self._node = self.grid.settings
+        self.name = plans.name_of(self.grid)
+        if self._node.objective == "val_loss" and any(
+            part.config.windows.val_split == "none" for part in self.grid.parts
+        ):
+            raise BadInput(
+                "sweep.objective=val_loss judges by held-out windows, and none are held out: add "
+                "windows.val_split=random_clips"
             )
-            len(study.trials)
-            return study
-        except Exception as error:  # whatever a damaged line makes of it
-            aside = path.with_name(f"{path.name}.damaged")
-            path.replace(aside)
-            log.warning(
-                "%s: %s; it was put aside as %s and is made anew from the plan and its results",
-                path,
-                " ".join(str(error).split())[:120] or type(error).__name__,
-                aside.name,
-            )
-        return optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))), **about)
-
-    def close(self) -> None:
-        """Ends the connections to a database."""
-        if self._database is not None:
-            self._database.remove_session()
-            self._database.engine.dispose()
-
-    def __len__(self) -> int:
-        """Trials asked for so far."""
-        return len(self._study.trials)
-
-    def counts(self) -> dict[str, int]:
-        """Trials by how they stand: running, complete, pruned, fail."""
-        names = [trial.state.name.lower() for trial in self._study.get_trials(deepcopy=False)]
-        return {name: names.count(name) for name in ("running", "complete", "pruned", "fail")}
-
-    def begun(self) -> list[Trial]:
-        """Trials that were asked for and not told, by a call that was stopped.
-
-        In a storage that several hosts share, those of a process of this host that is gone.
-        """
-        from optuna.trial import TrialState
-
-        found = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        shared = self._node.storage is not None
-        return [
-            Trial(one.number, dict(one.params), one.user_attrs.get("round", 0))
-            for one in found
-            if not shared or _is_gone(one.user_attrs.get("owner", ""))
-        ]
-
-    def restore(self, trials: Sequence[Mapping[str, Any]]) -> list[Trial]:
-        """Takes in trials that a plan lists, where the study has none; as trials that run."""
-        if self._study.get_trials(deepcopy=False):
-            return []
-        for one in trials:
-            self._study.enqueue_trial(one["values"])
-        return [self._asked(one["round"]) for one in trials]
-
-    def again(self) -> int:
-        """Has the trials that failed asked for again; gives how many."""
-        from optuna.trial import TrialState
-
-        every = self._study.get_trials(deepcopy=False)
-        lasting = [t.params for t in every if t.state is not TrialState.FAIL]
-        lost: list[dict[str, Any]] = []
-        for trial in every:
-            if trial.state is TrialState.FAIL and trial.params not in [*lasting, *lost]:
-                lost.append(trial.params)
-                self._study.enqueue_trial(trial.params)
-        return len(lost)
-
-    def ask(self, count: int) -> list[Trial]:
-        """A round of new trials; the same ones after the same history."""
-        import optuna
-
-        number = len(self)
-        seed = _seed(self._node.search_seed, number)
-        rounds = {one.user_attrs.get("round", 0) for one in self._study.get_trials(deepcopy=False)}
-        with _quietly():
-            self._study.sampler = (
-                optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-                if self._node.search == "tpe"
-                else optuna.samplers.RandomSampler(seed=seed)
-            )
-            return [self._asked(max(rounds, default=-1) + 1) for _ in range(count)]
-
-    def _asked(self, number: int) -> Trial:
-        with _quietly():
-            trial = self._study.ask(self._distributions)
-        trial.set_user_attr("round", number)
-        trial.set_user_attr("owner", f"{socket.gethostname()}:{os.getpid()}")
-        return Trial(trial.number, dict(trial.params), number)
-
-    def tell(self, trial: Trial, state: str) -> None:
-        """Ends a trial as `complete`, `pruned` or `fail`; its value is the last it was seen at."""
-        import optuna
-
-        frozen = self._study.trials[trial.number]
-        handle = optuna.trial.Trial(self._study, frozen._trial_id)
-        for epochs, value in sorted(trial.seen.items()):
-            if epochs not in frozen.intermediate_values:
-                handle.report(value, epochs)
-        value = trial.seen[max(trial.seen)] if state == "complete" else None
-        self._study.tell(handle, value, state=optuna.trial.TrialState[state.upper()])
-
-    def best(self) -> tuple[int, float, dict[str, Value]] | None:
-        """Number, value and settings of the best complete trial."""
-        if not self.counts()["complete"]:
-            return None
-        found = self._study.best_trial
-        assert found.value is not None
-        return found.number, found.value, found.params
-
-    def listed(self) -> list[dict[str, Any]]:
-        """Every trial, for the plan."""
-        return [
-            {"values": one.params, "round": one.user_attrs.get("round", 0)}
-            for one in self._study.get_trials(deepcopy=False)
-            if one.params
-        ]
-
-
-def _is_gone(owner: str) -> bool:
-    host, _, process = owner.rpartition(":")
-    return host == socket.gethostname() and not Path(f"/proc/{process}").exists()
-
-
-def _said(space: Mapping[str, str]) -> str:
-    return ", ".join(space)
-
-
-def _seed(*place: int) -> int:
-    return int.from_bytes(hashlib.sha256(canonical(list(place))).digest()[:4], "big")
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Optuna tells of each trial, and warns of what it may change one day."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def listed_in(path: Path) -> list[dict[str, Any]]:
-    """The trials that a plan lists; none where there is no such plan."""
-    try:
-        return read_json(path).get("trials", [])
-    except (FileNotFoundError, Damaged):
-        return []
-
-
-# Rounds -----------------------------------------------------------------------------------------
-
-
-def rungs(readings: Sequence[int], number: int, reduction: int) -> list[tuple[int, ...]]:
-    """The readings of a round, parted where trials are taken out.
-
-    Each round begins one reading later than the one before, until none takes any out; then the
-    first again.
-
-    >>> [rungs((1, 3, 9), number, 3) for number in range(4)]
-    [[(1,), (3,), (9,)], [(1, 3), (9,)], [(1, 3, 9)], [(1,), (3,), (9,)]]
-    """
-    if reduction == 1:
-        return [tuple(readings)]
-    first = number % len(readings) + 1
-    return [tuple(readings[:first]), *((one,) for one in readings[first:])]
-
-
-def promoted(trials: Sequence[Trial], reduction: int, higher: bool) -> list[Trial]:
-    """The best of some trials by the value seen last: one in `reduction`, at least one."""
-    kept = math.ceil(len(trials) / reduction)
-    ranked = sorted(
-        trials, key=lambda one: one.seen[max(one.seen)] * (-1 if higher else 1)
-    )  # stable: of equals the first
-    return sorted(ranked[:kept], key=lambda one: one.number)
-
-
-def size(node: DictConfig, *, lanes: int, seeds: int, machine_types: int, shapes: int) -> int:
-    """Trials in a round: what fills the stacks, in no fewer rounds than a sampler learns from.
-
-    Args:
-        node: The settings `sweep`.
-        lanes: In all stacks that run at once.
-        seeds: Of a trial.
-        machine_types: Of a trial.
-        shapes: Kinds of model among trials; each makes stacks of its own.
-    """
-    if node.ask != "auto":
-        return node.ask
-    filling = math.ceil(lanes * max(1, shapes / 2) / (seeds * machine_types))
-    return max(1, min(filling, math.ceil(node.trials / LEAST_ROUNDS)))
-
-
-# Values -----------------------------------------------------------------------------------------
-
-
-class Results:
-    """Rows of a ledger by signature, read when asked for.
-
-    Args:
-        runs: The folder of results.
-    """
-
-    def __init__(self, runs: Path) -> None:
-        """Lists what is there."""
-        self._runs = runs
-        self._where: dict[str, Path] = {}
-        self._read: dict[Path, dict[str, dict[str, Any]]] = {}
-        self._note(ledger.each(runs))
-
-    def look(self, folders: Sequence[str]) -> None:
-        """Lists what some folders hold by now."""
-        for folder in folders:
-            self._note(ledger.each(self._runs / folder))
-
-    def _note(self, found: Iterator[tuple[Path, ledger.Result | str]]) -> None:
-        for path, result in found:
-            if isinstance(result, str):
-                log.warning("not counted, so it is made again: %s: %s", path, result)
-            else:
-                self._where |= {own["signature"]: path for own in result.own}
+        heard, roots = prepare.heard_of(self.grid)
+        self._heard: Sequence[Heard] = heard[0]  # a search goes over one data set
+        self._root = roots[0]
+        self._told = prepare.traits_of(self.grid)
 
     @property
-    def done(self) -> set[str]:
-        """Signatures that have a result."""
-        return set(self._where)
+    def folder(self) -> Path:
+        """Of this search."""
+        return self.outputs / "sweeps" / self.name
 
-    def row(self, signature: str) -> dict[str, Any] | None:
-        """The row of a point; None where there is none that verifies."""
-        found = self.kept(signature)
-        return None if found is None else found.row
-
-    def kept(self, signature: str) -> Kept | None:
-        """The same, and where it stands."""
-        path = self._where.get(signature)
-        if path is None:
-            return None
-        if path not in self._read:
-            try:
-                self._read[path] = {row["signature"]: row for row in ledger.read(path).rows}
-            except (Damaged, OSError):
-                self._read[path] = {}
-        row = self._read[path].get(signature)
-        return None if row is None else Kept(row=row, path=path)
-
-
-def value_of(rows: Mapping[str, Sequence[Mapping[str, Any]]], objective: str) -> float | None:
-    """What a trial is worth at one number of epochs.
-
-    Args:
-        rows: Of the trial's points by machine type, one a seed.
-        objective: One of `OBJECTIVES`.
-
-    Returns:
-        The mean over seeds, then over machine types: weighted by test clips for an area, plain for
-        a loss. None where it is undefined.
-
-    Raises:
-        BadInput: Rows have no such loss.
-    """
-    if objective == "val_loss":
-        means = [_mean([_held_out(row) for row in of_type]) for of_type in rows.values()]
-        return _mean(means)
-    judged = {}
-    for machine_type, of_type in rows.items():
-        areas = [row[objective] for row in of_type if row[objective] is not None]
-        mean = _mean(areas) if areas else None
-        judged[machine_type] = {"auc": mean, "pauc": mean, "clips": of_type[0]["clips"]}
-    return metrics.overall(judged)["auc_weighted"]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _held_out(row: Mapping[str, Any]) -> float:
-    losses = row["losses"].get(f"val/{row['primary']}")
-    if not losses:
-        raise BadInput(
-            f"sweep.objective=val_loss: {row['model']} has no score of held-out windows here; "
-            "hold some out with windows.val_split=random_clips"
+    @cached_property
+    def size(self) -> int:
+        """Trials in a round."""
+        if self.on_gpu:
+            lanes = GPU_LANES
+        else:
+            lanes = max(plans.widest(part.config.batch) for part in self.grid.parts)
+        seeds = math.prod(len(axis.values) for axis in self.grid.block if axis.key == "seed")
+        return search.size(
+            self._node,
+            lanes=self.slots * lanes,
+            seeds=seeds,
+            machine_types=len(self._heard),
+            shapes=len(self.grid.parts),
         )
-    return losses[-1]
+
+    def __str__(self) -> str:
+        """What it will do."""
+        higher, kind, what = search.OBJECTIVES[self._node.objective]
+        return (
+            f"{self.name}: {self._node.search} search over "
+            f"{', '.join(one.key for one in self.grid.dimensions)}, {self._node.trials:,} trials "
+            f"in rounds of {self.size}; best is the {'highest' if higher else 'lowest'} {what} "
+            f"({kind})"
+        )
+
+    def go(self) -> int:
+        """Runs what is missing, from where a call before it stopped; gives how many trials failed.
+
+        Raises:
+            BadInput: The storage cannot be used, or holds another search.
+        """
+        with closing(Study(self.name, self._node, self.grid.dimensions, self.folder)) as study:
+            return self._go(study)
+
+    def _go(self, study: Study) -> int:
+        listed = search.listed_in(self.folder / "plan.json")
+        results = Results(self.outputs / "runs")
+        begun = study.restore(listed) or study.begun()
+        before = study.counts()
+        forgiven = 0  # they leave room to be tried again, once a call: they may fail again
+        if self._node.retry == "failed":
+            forgiven = before["fail"]
+            study.again()
+        try:
+            for number in dict.fromkeys(trial.round for trial in begun):
+                self._round(study, results, [one for one in begun if one.round == number])
+            while (room := self._node.trials - sum(study.counts().values()) + forgiven) > 0:
+                self._round(study, results, study.ask(min(self.size, room)))
+        finally:
+            kind = search.OBJECTIVES[self._node.objective][1]
+            self.conclusion = f"{_best(study)}; chosen among {len(study)} ({kind})"
+        counts = study.counts()
+        failed = counts["fail"] - forgiven
+        if not self.points:
+            done = counts["complete"] + counts["pruned"]
+            console.console.print(f"nothing to do: {done} done, {failed} failed")
+        return failed
+
+    def every_point(self) -> frozenset[str]:
+        """Signatures of the points of all trials, those of earlier calls too."""
+        try:
+            before = read_json(self.folder / "plan.json")["points"]
+        except (FileNotFoundError, Damaged, KeyError):
+            before = []
+        return frozenset(self.points.union(before))
+
+    def _round(self, study: Study, results: Results, trials: Sequence[Trial]) -> None:
+        """Runs one round to its end."""
+        reduction = self._node.reduction
+        rungs = search.rungs(self.grid.parts[0].readings, trials[0].round, reduction)
+        higher = search.OBJECTIVES[self._node.objective][0]
+        going, failed = list(trials), list[Trial]()
+        left_over: set[Path] = set()
+        for number, readings in enumerate(rungs):
+            last = number == len(rungs) - 1
+            left_over |= self._train(study, results, going, readings, goes_on=not last)
+            failed += [trial for trial in going if readings[-1] not in trial.seen]
+            going = [trial for trial in going if readings[-1] in trial.seen]
+            if not last:
+                going = search.promoted(going, reduction, higher)
+        for trial in trials:
+            state = "fail" if trial in failed else "complete" if trial in going else "pruned"
+            study.tell(trial, state)
+        for path in left_over:
+            path.unlink(missing_ok=True)
+        counts = study.counts()
+        told = [f"{counts['complete'] + counts['pruned']} of {self._node.trials} trials"]
+        told += [f"{counts['pruned']} of them ended early"] if counts["pruned"] else []
+        told += [f"{counts['fail']} failed"] if counts["fail"] else []
+        console.console.print(f"{', '.join(told)}; {_best(study)}")
+
+    def _train(
+        self,
+        study: Study,
+        results: Results,
+        trials: Sequence[Trial],
+        readings: Sequence[int],
+        *,
+        goes_on: bool,
+    ) -> set[Path]:
+        """Trains what is missing of some trials and sees their values.
+
+        Returns:
+            Checkpoints that are left for their next numbers of epochs.
+        """
+        parts, places = grids.parts_of(self.grid, [trial.values for trial in trials], readings)
+        jobs, plan = self._planned(parts, results, goes_on)
+        self.points |= plan.points
+        plan = replace(plan, name=self.name, jobs=jobs, points=self.every_point())
+        path = plans.write(plan, self.folder, trials=study.listed())
+        runs = self.outputs / "runs"
+        if jobs:
+            self.run(jobs, path)
+            results.look([job.stack.folder for job in jobs])
+        self._see(trials, parts, places, results)
+        return {runs / job.stack.folder / job.stack.checkpoint for job in jobs if job.goes_on}
+
+    def _planned(
+        self, parts: Sequence[grids.Part], results: Results, goes_on: bool
+    ) -> tuple[tuple[Job, ...], Plan]:
+        every = dict.fromkeys(range(len(parts)), self._heard)
+        plan = plans.make(
+            replace(self.grid, parts=tuple(parts)),
+            every,
+            dict.fromkeys(every, self._root),
+            self._told,
+            done=results.done,
+            failed=(),
+            slots=self.slots,
+            on_gpu=self.on_gpu,
+        )
+        if plan.jobs:
+            self.begin(self.folder, len(plan.jobs))
+        plan = prepare.buildable(plan, skip=True)
+        jobs = tuple(
+            replace(
+                job,
+                goes_on=goes_on and self._told[job.stack.config.model._target_].prefix_stable,
+            )
+            for job in plan.jobs
+        )
+        return jobs, plan
+
+    def _see(
+        self,
+        trials: Sequence[Trial],
+        parts: Sequence[grids.Part],
+        places: Sequence[Sequence[tuple[int, int]]],
+        results: Results,
+    ) -> None:
+        """Notes what trials are worth where all their rows are there."""
+        names = {
+            (number, heard.machine_type): plans.signatures(
+                part, heard, self._told[part.config.model._target_]
+            )
+            for number, part in enumerate(parts)
+            for heard in self._heard
+        }
+        for trial, mine in zip(trials, places, strict=True):
+            for reading, epochs in enumerate(parts[0].readings):
+                rows = {}
+                for heard in self._heard:
+                    found = [
+                        results.row(names[part, heard.machine_type][row][reading])
+                        for part, row in mine
+                    ]
+                    rows[heard.machine_type] = [one for one in found if one is not None]
+                if all(len(of_type) == len(mine) for of_type in rows.values()):
+                    value = search.value_of(rows, self._node.objective)
+                    if value is not None:
+                        trial.seen[epochs] = value
+
+
+def _best(study: Study) -> str:
+    found = study.best()
+    if found is None:
+        return "none complete yet"
+    number, value, chosen = found
+    named = " ".join(
+        f"{key}={one if isinstance(one, str) else f'{one:.6g}'}" for key, one in chosen.items()
+    )
+    return f"best trial {number}: {value:.4f} with {named}"

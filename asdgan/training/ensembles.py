@@ -1,7 +1,7 @@
 """Finished runs put together: one score from each member's, standardised section by section.
 
 A member is a run like any other: it is found in the ledger by its signature, or trained by the
-ordinary way and kept there; a sweep plans it among its points (asdgan/sweep/together.py). What it
+ordinary way and kept there; a sweep plans it among its points (asdgan/sweep/combine.py). What it
 scored is read from its files; nothing is scored anew. The ensemble is a result like any other,
 too: a row with a signature of its own, clip scores, and the scores of the training clips, which
 thresholds and submissions ask for.

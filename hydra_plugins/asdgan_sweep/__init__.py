@@ -34,7 +34,7 @@ class LocalConfig:
 
 @dataclass
 class RayConfig:
-    """hydra/launcher=ray; what the settings mean is said by `asdgan.sweep.on_ray.Cluster`."""
+    """hydra/launcher=ray; its settings are explained in `asdgan.sweep.launchers.ray.Cluster`."""
 
     _target_: str = "hydra_plugins.asdgan_sweep.RayLauncher"
     address: str | None = None
@@ -57,7 +57,7 @@ class AsdganSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401 - as Hydra declares it
         """Runs what is missing; ends the process with the sweep's exit code."""
-        from asdgan.sweep import drive
+        from asdgan.sweep import sweep as drive
 
         assert self.launcher is not None  # set up by Hydra first
         assert self.config is not None
@@ -78,7 +78,7 @@ class LocalLauncher(Launcher):
     @contextmanager
     def opened(self, config: DictConfig) -> Iterator[tuple[int, bool]]:
         """Has workers while it lasts; gives jobs at once, and whether they have GPUs."""
-        from asdgan.sweep import local
+        from asdgan.sweep.launchers import local
 
         with local.Crew(config) as self._crew:
             yield self._crew.room()
@@ -91,7 +91,8 @@ class LocalLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Runs jobs of a plan while it is `opened`; returns when all have ended."""
-        from asdgan.sweep import local, plan
+        from asdgan.sweep import plan
+        from asdgan.sweep.launchers import local
 
         self._crew.launch([plan.told(one) for one in job_overrides])
         return [local.returned() for _ in job_overrides]
@@ -112,16 +113,17 @@ class RayLauncher(Launcher):
     @contextmanager
     def opened(self, config: DictConfig) -> Iterator[tuple[int, bool]]:
         """Joins the cluster; gives jobs at once, and whether they have GPUs."""
-        from asdgan.sweep import on_ray
+        from asdgan.sweep.launchers import ray
 
-        with on_ray.Cluster(**self._asked) as self._cluster:
+        with ray.Cluster(**self._asked) as self._cluster:
             yield self._cluster.room(config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Runs jobs of a plan while the cluster is `opened`; returns when all have ended."""
-        from asdgan.sweep import local, plan
+        from asdgan.sweep import plan
+        from asdgan.sweep.launchers import local
 
         self._cluster.launch([plan.told(one) for one in job_overrides])
         return [local.returned() for _ in job_overrides]

@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 
 from asdgan.errors import BadInput
 from asdgan.sweep import plan as plans
-from asdgan.sweep.seat import Job
-from asdgan.sweep.slots import Slot, slots
-from asdgan.sweep.workers import Ended, Pool
+from asdgan.sweep.workers.pool import Ended, Pool
+from asdgan.sweep.workers.process import Job
+from asdgan.sweep.workers.slots import Slot, slots
 
-TARGET = "asdgan.sweep.planned:run"
+TARGET = "asdgan.sweep.job:run"
 GIVEN_UP_AFTER = 20  # equal failures without a single success
 # Stacks allocate and free tens of megabytes a step; glibc would give each back and fault it in
 # again, which costs a quarter of a step.

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 
 from asdgan.errors import BadInput
-from asdgan.sweep import local
 from asdgan.sweep import plan as plans
-from asdgan.sweep.seat import Job
-from asdgan.sweep.slots import Slot
-from asdgan.sweep.workers import Ended, Pool
+from asdgan.sweep.launchers import local
+from asdgan.sweep.workers.pool import Ended, Pool
+from asdgan.sweep.workers.process import Job
+from asdgan.sweep.workers.slots import Slot
 
 NEEDS = {"submitit": ("hydra_plugins.hydra_submitit_launcher", "slurm"), "ray": ("ray", "ray")}
 WARNING = signal.SIGUSR2  # what submitit has Slurm send before it takes a machine away

@@ -15,8 +15,8 @@ from asdgan.errors import BadInput
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in, write_failure
 from asdgan.sweep.plan import Together
-from asdgan.sweep.search import Results
-from asdgan.sweep.worker import verdict
+from asdgan.sweep.study import Results
+from asdgan.sweep.workers.worker import verdict
 from asdgan.training import ensembles
 from asdgan.training.ensembles import Scored
 

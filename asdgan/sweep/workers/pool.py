@@ -25,8 +25,8 @@ from types import FrameType, MappingProxyType
 from typing import Self
 
 from asdgan._system.parallel import surroundings
-from asdgan.sweep.seat import Job, Seat, State
-from asdgan.sweep.slots import Slot
+from asdgan.sweep.workers.process import Job, Seat, State
+from asdgan.sweep.workers.slots import Slot
 
 DEATHS = 3  # of processes in a row that had not taken a job, before a slot is given up
 STARTING_SECONDS = 300.0  # to import the target; a network file system can be slow, or gone

@@ -22,10 +22,10 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from asdgan._system.parallel import surroundings
 from asdgan.errors import BadInput
-from asdgan.sweep import elsewhere
 from asdgan.sweep import plan as plans
-from asdgan.sweep.local import Endings
-from asdgan.sweep.slots import slots
+from asdgan.sweep.launchers import remote
+from asdgan.sweep.launchers.local import Endings
+from asdgan.sweep.workers.slots import slots
 
 log = logging.getLogger("asdgan")
 
@@ -75,7 +75,7 @@ def launch(launcher: Any, jobs: Sequence[tuple[Path, int]], at_once: int) -> Non
     waiting, running = deque(jobs), list[tuple[tuple[Path, int], Any]]()
     endings, queue = Endings(), Queue(slurm)
     try:
-        with elsewhere.ended_by_signals():
+        with remote.ended_by_signals():
             while waiting or running:
                 free = (MOST_QUEUED if slurm else at_once) - len(running)
                 if waiting and free >= (MOST_QUEUED // 2 if slurm else 1):
@@ -176,10 +176,10 @@ def _submitted(launcher: Any, jobs: Sequence[tuple[Path, int]]) -> list[Any]:  #
     ]
     for name in (SUBMITS, "submitit"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    inherited = surroundings(launcher.params.get("cpus_per_task") or elsewhere.threads())
+    inherited = surroundings(launcher.params.get("cpus_per_task") or remote.threads())
     usual, submitit.AutoExecutor = submitit.AutoExecutor, Submitting
     try:
-        with elsewhere.variables(**inherited), _deaf(not _is_slurm(launcher)):
+        with remote.variables(**inherited), _deaf(not _is_slurm(launcher)):
             launcher.launch(given, initial_job_idx=jobs[0][1])
     except Exception as error:  # of submitit, of sbatch, of the system
         said = " ".join(str(error).split())[:400]

@@ -4,7 +4,7 @@ Loading torch and Lightning takes seconds and 400 MB, more than planning 40,000 
 that plans leaves it to another one, and answers itself only where it has loaded them already.
 The other one is gone when the first is, and Ctrl-C is the first one's business.
 
-    python -m asdgan.sweep.aside MODULE:FUNCTION LIFE < CONFIGS
+    python -m asdgan.sweep.probe MODULE:FUNCTION LIFE < CONFIGS
 """
 
 import importlib
@@ -42,7 +42,7 @@ def answers(question: str, configs: "Sequence[DictConfig]", *, failing: str) -> 
     life, ours = os.pipe()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "asdgan.sweep.aside", question, str(life)],
+            [sys.executable, "-m", "asdgan.sweep.probe", question, str(life)],
             input=json.dumps([OmegaConf.to_container(one, resolve=False) for one in configs]),
             capture_output=True,
             text=True,

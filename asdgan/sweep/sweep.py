@@ -23,12 +23,14 @@ from asdgan.errors import BadInput
 from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
+from asdgan.sweep import combine, estimate, prepare
 from asdgan.sweep import grid as grids
-from asdgan.sweep import local, on_submitit, pace, prepare, rounds, together
 from asdgan.sweep import plan as plans
+from asdgan.sweep import search as rounds
 from asdgan.sweep.grid import Grid
+from asdgan.sweep.launchers import local, slurm
 from asdgan.sweep.plan import Job, Plan
-from asdgan.sweep.watch import Watch
+from asdgan.sweep.progress import Watch
 
 log = logging.getLogger("asdgan")
 
@@ -72,9 +74,9 @@ def answer(typed: Sequence[str], launcher: Launcher, hydras: Sequence[str] = ())
 def _room(grid: Grid, launcher: Launcher) -> Iterator[tuple[Launch, int, bool]]:
     """What runs jobs; how many at once, as far as one can know; and whether on GPUs."""
     config = grid.parts[0].config
-    if on_submitit.is_one(launcher):
-        slots, on_gpu = on_submitit.room(launcher, config)
-        yield lambda jobs: on_submitit.launch(launcher, jobs, slots), slots, on_gpu
+    if slurm.is_one(launcher):
+        slots, on_gpu = slurm.room(launcher, config)
+        yield lambda jobs: slurm.launch(launcher, jobs, slots), slots, on_gpu
         return
 
     def launch(jobs: Sequence[tuple[Path, int]]) -> None:
@@ -136,7 +138,7 @@ def sweep(
     _say_plan(plan, time.monotonic() - began)
     if grid.settings.dry_run:
         if plan.jobs:
-            hours, said = pace.estimate(plan.jobs, slots=slots)
+            hours, said = estimate.estimate(plan.jobs, slots=slots)
             console.console.print(
                 f"about {hours:,.1f} hours of training with {slots} jobs at once ({said})"
             )
@@ -151,7 +153,7 @@ def sweep(
             try:
                 failed |= _run(plan.jobs, path, outputs, launch)
                 if plan.ensembles:
-                    failed |= together.put_together(plan.ensembles, outputs, console.console.print)
+                    failed |= combine.put_together(plan.ensembles, outputs, console.console.print)
             finally:
                 _show(plan.name, plan.points, outputs)
     return 1 if failed else 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asdgan.sweep.slots import Slot
+from asdgan.sweep.workers.slots import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Seat:
                 sys.executable,
                 "-P",
                 "-m",
-                "asdgan.sweep.worker",
+                "asdgan.sweep.workers.worker",
                 target,
                 *map(str, theirs),
             ]

@@ -1,6 +1,6 @@
 """One warm process of a sweep: does job after job, and is gone when its pool is.
 
-    python -m asdgan.sweep.worker TARGET CONTROL REPORT LIFE
+    python -m asdgan.sweep.workers.worker TARGET CONTROL REPORT LIFE
 
 TARGET is `module:function`; the others are file descriptors of pipes that `workers.Pool` opened.
 Two of them speak JSON lines, because libraries print and the standard streams belong to the log:

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from asdgan.data.wav import wav_length
-from asdgan.sweep import aside, noise
+from asdgan.sweep import noise, probe
 from asdgan.sweep.plan import Job
 from asdgan.training import machine_data
 
@@ -30,8 +30,8 @@ def estimate(jobs: Sequence[Job], *, slots: int) -> tuple[float, str]:
     for job in jobs:
         timed.setdefault(_alike(job), job)
     told = [job.stack.as_config() for job in timed.values()]
-    measured = aside.answers(
-        "asdgan.sweep.pace:seconds_of", told, failing="steps could not be timed"
+    measured = probe.answers(
+        "asdgan.sweep.estimate:seconds_of", told, failing="steps could not be timed"
     )
     seconds = dict(zip(timed, measured, strict=True))
     steps: dict[tuple[str, str, str, int], int] = {}

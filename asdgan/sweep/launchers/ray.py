@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from asdgan._system.parallel import surroundings
 from asdgan.errors import BadInput
-from asdgan.sweep import elsewhere, local
-from asdgan.sweep.local import Endings
-from asdgan.sweep.slots import Slot
+from asdgan.sweep.launchers import local, remote
+from asdgan.sweep.launchers.local import Endings
+from asdgan.sweep.workers.slots import Slot
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -123,7 +123,7 @@ class Cluster:
         running = {begin(*job): job for job in jobs}
         endings = Endings()
         try:
-            with elsewhere.ended_by_signals():  # Ray has put an answer of its own there
+            with remote.ended_by_signals():  # Ray has put an answer of its own there
                 while running:
                     ready, _ = ray.wait([*running], timeout=TICK_SECONDS)
                     for one in ready:
@@ -163,7 +163,7 @@ def _do(path: str, number: int, threads: int, target: str) -> tuple[str, str] | 
     """The task: one job, on the GPU that Ray has chosen."""
     slot = Slot(os.environ.get("CUDA_VISIBLE_DEVICES") or None, threads)
     try:
-        return elsewhere.attempt(Path(path), number, slot=slot, target=target)
+        return remote.attempt(Path(path), number, slot=slot, target=target)
     except (KeyboardInterrupt, SystemExit):  # whoever cancelled it knows
         return "lost", "asked to stop"
 
@@ -205,7 +205,7 @@ def _stop(tasks: Sequence[Any]) -> None:
 
 
 def _join(address: str | None) -> None:
-    elsewhere.refuse_missing(["hydra/launcher=ray"])
+    remote.refuse_missing(["hydra/launcher=ray"])
     import ray
 
     asked = address or os.environ.get("RAY_ADDRESS")

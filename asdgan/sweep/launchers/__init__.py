@@ -1,0 +1,1 @@
+"""Where jobs of a sweep run: local worker processes, a Slurm cluster, Ray."""
