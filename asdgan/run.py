@@ -22,6 +22,7 @@ from asdgan._system import console
 from asdgan._system.parallel import usable_cores
 from asdgan.config import compose
 from asdgan.errors import BadInput
+from asdgan.report import summary
 from asdgan.results import ledger, metrics
 from asdgan.results.threshold import training_scores, usual_threshold
 from asdgan.sweep import grid, sweep
@@ -136,7 +137,7 @@ def _conclude(kept: Sequence[Kept], failures: Sequence[str], logger: Any) -> Non
     rows = [one.row for one in kept]
     overall = metrics.overall({row["machine_type"]: row for row in rows})
     if any(_labelled(row) for row in rows):
-        console.console.print(console.results_table(rows, overall))
+        console.console.print(summary.results_table(rows, overall))
     for one in kept:
         if one.row["auc"] is None:
             _unjudged(one)

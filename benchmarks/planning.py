@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 OURS = """
 import resource, sys
-from asdgan.sweep import drive, pace
-pace.estimate = lambda jobs, *, slots: (0.0, "not timed")
+from asdgan.sweep import estimate, sweep as _
+estimate.estimate = lambda jobs, *, slots: (0.0, "not timed")
 from asdgan import run
 code = run.main(sys.argv[1:])
 print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
@@ -29,8 +29,8 @@ print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 HYDRAS = """
 import resource, sys
 import hydra
-from asdgan import settings
-@hydra.main(version_base="1.3", config_path=str(settings.CONF), config_name="run")
+from asdgan.config import compose
+@hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="run")
 def nothing(config):
     pass
 nothing()

@@ -50,12 +50,12 @@ def timed(words, folder):
 
 def made_up(jobs):
     """Writes the rows of some jobs."""
-    import light
+    import light_jobs
 
     from asdgan.sweep import plan
 
     chance = random.Random(0)
-    row = light.row
+    row = light_jobs.row
 
     def whole(stack, lane, epochs, auc):
         losses = {f"train/loss_{name}": [chance.random() for _ in range(epochs)] for name in "gd"}
@@ -64,13 +64,13 @@ def made_up(jobs):
         }
         return row(stack, lane, epochs, auc) | {"losses": losses, "components": components}
 
-    light.row = whole
+    light_jobs.row = whole
     for path, number in jobs:
         job = plan.job_of(path, number)
         folder = path.parent.parent.parent / "runs" / job.stack.folder
         for reading in range(len(job.stack.readings)):
-            light.write(job, reading, folder)
-    light.row = row
+            light_jobs.write(job, reading, folder)
+    light_jobs.row = row
 
 
 def main():

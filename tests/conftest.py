@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from plants import PLANT
+from small_plant import PLANT
 
 ROOT = Path(__file__).resolve().parent.parent
 

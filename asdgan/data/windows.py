@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from asdgan._system.seeds import key_of
 from asdgan.data.log_mel import too_few
 from asdgan.errors import BadInput
-from asdgan.nn.lanes import key_of
 
 if TYPE_CHECKING:
     from asdgan.data.clips import Clip

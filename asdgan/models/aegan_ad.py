@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asdgan._system.seeds import key_of
 from asdgan.data.windows import Batch
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
 from asdgan.nn.adversarial import detached, gradient_penalty
 from asdgan.nn.health import CriticVitals
-from asdgan.nn.lanes import Draw, LaneAdam, Linear, initialise, key_of
+from asdgan.nn.lanes import Draw, LaneAdam, Linear, initialise
 from asdgan.nn.outliers import Outliers
 from asdgan.nn.perceptrons import window_l1, window_l2
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asdgan._system.seeds import key_of
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.nn.lanes import Draw, LaneAdam, key_of, keyed
+from asdgan.nn.lanes import Draw, LaneAdam, keyed
 from asdgan.nn.simulation import Maps
 from asdgan.nn.vq import Codes, check_frames, joined, nearest, residuals, to_image
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asdgan._system.seeds import key_of
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
-from asdgan.nn.lanes import Draw, LaneAdam, key_of, keyed
+from asdgan.nn.lanes import Draw, LaneAdam, keyed
 from asdgan.nn.perceptrons import window_l1, window_l2
 from asdgan.nn.vq import Codes, check_frames
 

@@ -8,10 +8,11 @@ import zuko
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asdgan._system.seeds import key_of
 from asdgan.data.windows import Batch, Windows
 from asdgan.detector import Detector
 from asdgan.errors import BadInput
-from asdgan.nn.lanes import Draw, LaneAdam, key_of, keyed
+from asdgan.nn.lanes import Draw, LaneAdam, keyed
 
 FLOWS = {"nsf": zuko.flows.NSF, "maf": zuko.flows.MAF}
 PIECE = 1024  # windows pooled at once while their moments are summed

@@ -10,7 +10,6 @@ a generator keyed by (seed, step), so that a lane sees the same noise alone and 
 a resumed run the same as an uninterrupted one.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from asdgan._system.seeds import key_of
 from asdgan.errors import BadInput
 
 NORM_MOMENTUM = 0.01  # share of a new batch in the running statistics (Keras says 0.99 of the old)
@@ -29,12 +29,6 @@ REGISTER = 16  # float32 numbers in the widest vector register of a CPU
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's Adam names them
 
 T = TypeVar("T")
-
-
-def key_of(*place: int | str) -> int:
-    """A 63-bit seed for one place in a run; unequal places give unrelated ones."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 
+from asdgan._system.seeds import key_of
 from asdgan.errors import BadInput
-from asdgan.nn.lanes import key_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 # What a fitted detector of outliers is: the scores of any embeddings, and those of the embeddings

@@ -54,12 +54,25 @@ MEANING = {
     "best": ": best settings per machine type by {}; oracle: test labels chose among several",
     selection.VIEW: ": what the best settings by {} owe to the choice",
 }
+SHOWN = 10  # lines of the board at the end of a sweep
 REASONS = 8  # kinds of failure that are printed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the board; gives the exit code, 2 for what the user can mend."""
     return answer("asdgan board", lambda: _board(_arguments(argv)))
+
+
+def show_sweep(runs: Path, points: Collection[str]) -> None:
+    """Prints the best lines among some points, for the end of a sweep.
+
+    Args:
+        runs: The folder of results.
+        points: Signatures of the points that count.
+    """
+    failures, _ = failures_in(runs)
+    results = (found for _, found in ledger.each(runs) if not isinstance(found, str))
+    show(results, failures, wanted=points, top=SHOWN)
 
 
 def show(

@@ -16,8 +16,8 @@ seeds that hardly differ held the truth; with one quantile for the sum, 87 % whe
 most. An area's interval is symmetric in its logit and stays in range; a difference's is symmetric
 as it stands.
 
-`tests/coverage_check.py` measures how often they hold the truth; percentiles of the draws did so
-less often (91 % for an AUC of 0.98, 74 % with two seeds). Two seeds of one machine type that
+`checks/interval_coverage.py` measures how often they hold the truth; percentiles of the draws did
+so less often (91 % for an AUC of 0.98, 74 % with two seeds). Two seeds of one machine type that
 differ by far more than the clips explain remain too few: 89 to 94 %. Where no draw moves an area
 (all clips are told apart, say) its interval is that point: the clips at hand cannot say more.
 """

@@ -20,9 +20,6 @@ from hydra.plugins.launcher import Launcher
 from asdgan._system import console
 from asdgan._system.files import remove_remains
 from asdgan.errors import BadInput
-from asdgan.report import board
-from asdgan.results import ledger
-from asdgan.results.failures import failures_in
 from asdgan.sweep import combine, estimate, prepare
 from asdgan.sweep import grid as grids
 from asdgan.sweep import plan as plans
@@ -34,10 +31,11 @@ from asdgan.sweep.progress import Watch
 
 log = logging.getLogger("asdgan")
 
-SHOWN = 10  # lines of the leaderboard at the end of a sweep
 
 # Hands jobs, each as (plan, number), to whoever runs them; returns when all have ended.
 Launch = Callable[[Sequence[tuple[Path, int]]], None]
+# Prints the leaderboard: the folder of results, and the signatures of the points that count.
+Show = Callable[[Path, Collection[str]], None]
 
 
 @lru_cache(maxsize=1)
@@ -46,19 +44,22 @@ def expanded(typed: tuple[str, ...]) -> Grid:
     return grids.expand(typed)
 
 
-def answer(typed: Sequence[str], launcher: Launcher, hydras: Sequence[str] = ()) -> int:
+def answer(
+    typed: Sequence[str], launcher: Launcher, hydras: Sequence[str] = (), *, show: Show
+) -> int:
     """What Hydra's `-m` comes to: the sweep, its leaderboard, and an exit code.
 
     Args:
         typed: The command line, Hydra's own settings left out.
         launcher: The one that its config names.
         hydras: Hydra's own settings on the command line.
+        show: Prints the leaderboard at the end.
     """
     grid = expanded(tuple(typed))
     try:
         with _room(grid, launcher) as (launch, slots, on_gpu):
             begin = getattr(launcher, "begin", _later)
-            return sweep(typed, launch, slots=slots, on_gpu=on_gpu, begin=begin)
+            return sweep(typed, launch, slots=slots, on_gpu=on_gpu, show=show, begin=begin)
     except BadInput as error:
         return console.refusal(error)
     except (KeyboardInterrupt, SystemExit) as end:
@@ -110,6 +111,7 @@ def sweep(
     *,
     slots: int,
     on_gpu: bool,
+    show: Show,
     begin: Callable[[Path, int], None] = _later,
 ) -> int:
     """Runs what is missing of a grid; gives the exit code.
@@ -119,6 +121,7 @@ def sweep(
         launch: Runs the jobs.
         slots: Jobs that it runs at once.
         on_gpu: Whether on GPUs.
+        show: Prints the leaderboard at the end.
         begin: Told where and how many jobs there will be, before their models are tried.
 
     Raises:
@@ -129,7 +132,7 @@ def sweep(
     grid = expanded(tuple(typed))
     outputs = prepare.outputs_of(grid)
     if grid.settings.search is not None:
-        return _search(grid, outputs, launch, slots, on_gpu, begin)
+        return _search(grid, outputs, launch, slots, on_gpu, show, begin)
     plan = prepare.planned(grid, outputs, slots, on_gpu)
     folder = outputs / "sweeps" / plan.name
     if plan.jobs and not grid.settings.dry_run:
@@ -155,7 +158,7 @@ def sweep(
                 if plan.ensembles:
                     failed |= combine.put_together(plan.ensembles, outputs, console.console.print)
             finally:
-                _show(plan.name, plan.points, outputs)
+                _show(show, plan.name, plan.points, outputs)
     return 1 if failed else 0
 
 
@@ -216,6 +219,7 @@ def _search(
     launch: Launch,
     slots: int,
     on_gpu: bool,
+    show: Show,
     begin: Callable[[Path, int], None],
 ) -> int:
     """Runs what is missing of a search; gives the exit code."""
@@ -233,7 +237,7 @@ def _search(
             failed = search.go()
         finally:
             if search.points:
-                _show(search.name, search.every_point(), outputs)
+                _show(show, search.name, search.every_point(), outputs)
                 console.console.print(search.conclusion)
     return 1 if failed else 0
 
@@ -266,11 +270,9 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
-def _show(name: str, points: Collection[str], outputs: Path) -> None:
-    """The leaderboard of the sweep's points."""
-    failures, _ = failures_in(outputs / "runs")
-    results = (found for _, found in ledger.each(outputs / "runs") if not isinstance(found, str))
-    board.show(results, failures, wanted=points, top=SHOWN)
+def _show(show: Show, name: str, points: Collection[str], outputs: Path) -> None:
+    """Prints the leaderboard of the sweep's points, and the command that lists all of it."""
+    show(outputs / "runs", points)
     console.console.print(f"all of it: asdgan board {name}")
 
 

@@ -57,12 +57,13 @@ class AsdganSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401 - as Hydra declares it
         """Runs what is missing; ends the process with the sweep's exit code."""
-        from asdgan.sweep import sweep as drive
+        from asdgan.report import board
+        from asdgan.sweep import sweep
 
         assert self.launcher is not None  # set up by Hydra first
         assert self.config is not None
         hydras = [one for one in self.config.hydra.overrides.hydra if "hydra.mode=" not in one]
-        code = drive.answer(arguments, self.launcher, hydras)
+        code = sweep.answer(arguments, self.launcher, hydras, show=board.show_sweep)
         if code:
             raise SystemExit(code)
 

@@ -12,7 +12,7 @@ train and test and for both labels. An anomalous clip is such a moment with a fa
 - gain, load, noise and severity follow a low-discrepancy sequence over the index: ten clips
   already cover their ranges evenly, and one plant is about as hard as the next;
 - a fault's level is stated relative to its machine (`FAULTS`), from hardly there to plain, and
-  adds little to a loudness that the gain spreads over 8 dB (`tests/test_demo.py` holds that
+  adds little to a loudness that the gain spreads over 8 dB (`tests/data/test_plant.py` holds that
   loudness alone comes to no AUC of 0.7). No clip is scaled to its own peak or
   level, which would move the noise floor with the fault.
 
