@@ -79,6 +79,7 @@ def main():
     parser.add_argument("--board", action="store_true", help="then time the board on the results")
     chosen = parser.parse_args()
     from asdgan.config import compose
+    from asdgan.report import board
     from asdgan.sweep import sweep
     from asdgan.training import machine_data
 
@@ -97,7 +98,7 @@ def main():
             said, *first = timed([*words, "sweep.dry_run=true"], folder)
             planned = re.search(r"([\d,]+) points.*planned in ([\d.]+) s", said)
             points = int(planned[1].replace(",", ""))
-            sweep.sweep(typed, made_up, slots=2, on_gpu=False)
+            sweep.sweep(typed, made_up, slots=2, on_gpu=False, show=board.show_sweep)
             said, *again = timed(words, folder)
             if f"nothing to do: {points} done, 0 failed" not in said:
                 raise SystemExit(said)

@@ -202,14 +202,23 @@ def _several(name: str, mine: Sequence[Point], gathered: Gathered, path: Path) -
 
 
 def differing(several: Iterable[Mapping[str, Any]]) -> str:
-    """What settings differ in, each with its first values; empty where in nothing."""
+    """What settings differ in, each with its lowest values; empty where they are all equal."""
     values: dict[str, list[str]] = defaultdict(list)
     for one in several:
         for key, value in one.items():
             if said(value) not in values[key]:
                 values[key].append(said(value))
     return ", ".join(
-        f"{key} ({', '.join(some[:SHOWN])}{', ...' if len(some) > SHOWN else ''})"
+        f"{key} ({', '.join(sorted(some, key=_by_size)[:SHOWN])}"
+        f"{', ...' if len(some) > SHOWN else ''})"
         for key, some in values.items()
         if len(some) > 1
     )
+
+
+def _by_size(text: str) -> tuple[bool, float, str]:
+    """Sorts numbers by value, and behind them everything else by the alphabet."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from test_bad_clips import CASES, LOGMEL, read
+from broken_wavs import CASES, LOGMEL, read
 from wav_bytes import RATE, WAV, noise, of
 
 from asdgan import run

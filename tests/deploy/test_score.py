@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from small_models import NAMES, compose
+from recordings import MORE, TWO_MACHINES, WAVS, plant, settings_of
+from small_models import NAMES
 
 from asdgan import run
 from asdgan.config import compose as settings
@@ -20,35 +21,6 @@ from asdgan.results.threshold import p_value, usual_threshold
 from asdgan.training import machine_data
 from asdgan.training import train as job
 from asdgan.training.stack import Stack
-
-TWO_MACHINES = tuple(
-    f"{name}_id_{section:02d}_00000000"
-    for name in ("train/normal", "test/normal", "test/anomaly")
-    for section in (0, 1)
-)
-MORE = tuple(  # with what `lof` compares a clip with
-    f"train/normal_id_{section:02d}_{number:08d}" for section in (0, 1) for number in range(1, 5)
-)
-WAVS = ("train/a", "train/b", "train/c", "test/normal_1", "test/normal_2", "test/anomaly_1")
-
-
-def plant(folder, rate=16000, names=WAVS, shortest=0.4):
-    """A folder of recordings of different lengths, in seconds."""
-    generator = np.random.default_rng(0)
-    for number, name in enumerate(names):
-        path = folder / f"{name}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        samples = generator.normal(0, 0.1, int(rate * (shortest + 0.1 * (number % 6))))
-        soundfile.write(path, samples, rate, subtype="PCM_16")
-    return folder
-
-
-def settings_of(name, root, *overrides):
-    """A model's real settings, shrunk, on a folder of recordings."""
-    config = compose(name, "epochs=1", "batch=32", "trainer.compile=false", *overrides)
-    config.dataset.root, config.outputs = str(root), str(root.parent)
-    config.logger = None
-    return config
 
 
 @pytest.fixture(scope="module")

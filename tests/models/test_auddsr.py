@@ -92,6 +92,7 @@ def test_uniform_sampling_takes_any_code_equally_often():
 
 
 def test_the_focal_loss_is_the_cross_entropy_without_gamma_and_less_with_it():
+    torch.manual_seed(0)
     logits, target = torch.randn(3, 2, 4, 5).double(), (torch.rand(3, 1, 4, 5) < 0.3).double()
     entropy = torch.nn.functional.cross_entropy(logits, target[:, 0].long(), reduction="none")
     found = auddsr.focal_loss(logits, target, 0.0)

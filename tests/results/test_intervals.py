@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from coverage_check import CASES, held
+from interval_coverage import CASES, held
 from scipy import stats
 
 from asdgan.results import bootstrap, intervals, metrics

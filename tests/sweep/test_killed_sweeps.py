@@ -14,6 +14,7 @@ from processes import are_gone, descendants, kill, start
 from small_plant import PLANT, TINY
 
 from asdgan.errors import BadInput
+from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
 from asdgan.sweep import plan
@@ -22,12 +23,12 @@ from asdgan.sweep.launchers import local
 
 FOUR = ("seed=0,1,2,3", "epochs=1", "sweep.lanes=1", "sweep.slots=2")
 DEATHS = {
-    "raises": ("raised", r"ValueError: no such fan \(light\.py:\d+\)"),
+    "raises": ("raised", r"ValueError: no such fan \(light_jobs\.py:\d+\)"),
     "sys_exit": ("exit", "exited with code 3 before finishing"),
     "os_exit": ("exit", "its process ended with code 4 before finishing"),
     "sigkill": ("killed", "killed by SIGKILL; out of memory is a usual cause"),
     "sigsegv": ("killed", r"killed by SIGSEGV; its stack is in .*worker_0[01]\.log"),
-    "memory_error": ("memory", r"MemoryError \(light\.py:\d+\)"),
+    "memory_error": ("memory", r"MemoryError \(light_jobs\.py:\d+\)"),
     "gpu_memory": ("memory", r"OutOfMemoryError: CUDA out of memory\. Tried .*"),
     "not_finite": ("nan", r"FloatingPointError: loss_g at step 12 .*"),
     "hangs": ("hung", "no sign of life for 5 s; its stacks are in .*"),
@@ -134,7 +135,7 @@ def test_a_failure_keeps_its_kind_where_the_disk_has_another_clock(sweep, tmp_pa
         os.utime(record, (1, 1))
 
     line = light_jobs.line(tmp_path, "epochs=1")
-    assert drive.sweep(line, launch, slots=1, on_gpu=False) == 1
+    assert drive.sweep(line, launch, slots=1, on_gpu=False, show=board.show_sweep) == 1
     assert [one.kind for one in failed(tmp_path)] == ["raised"]
 
 

@@ -18,6 +18,7 @@ import pytest
 from processes import are_gone, descendants, is_alive, kill, start, until
 from small_plant import PLANT, TINY
 
+from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
 from asdgan.sweep import plan, sweep
@@ -169,7 +170,7 @@ def test_a_plan_means_the_same_in_another_folder(tmp_path, monkeypatch):
 
     typed = [*light_jobs.line(Path("plant/.."), "epochs=1")]
     typed[typed.index("outputs=plant/..")] = "outputs=here"
-    assert sweep.sweep(typed, look, slots=1, on_gpu=False) == 1
+    assert sweep.sweep(typed, look, slots=1, on_gpu=False, show=board.show_sweep) == 1
     assert kept == [str(tmp_path / "here")]
 
 

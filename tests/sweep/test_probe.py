@@ -62,6 +62,6 @@ def test_ctrl_c_before_a_sweep_is_planned_is_one_line(monkeypatch, capsys):
     def pressed(typed):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.drive, "expanded", pressed)
+    monkeypatch.setattr(run.sweep, "expanded", pressed)
     assert run.main(["-m", "model=ganomaly"]) == 130
     assert capsys.readouterr().out == "stopped; the same command goes on from here\n"

@@ -15,6 +15,7 @@ from small_plant import PLANT, TINY
 
 from asdgan.config import compose, traits
 from asdgan.errors import BadInput
+from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.sweep import grid, plan, sweep
 from asdgan.sweep import job as planned
@@ -45,7 +46,9 @@ def go(plant, tmp_path):
 
     def go(*typed, launch=made_up, outputs=tmp_path):
         own = (f"dataset.root={plant}", f"outputs={outputs}", "logger=none", "model=ganomaly")
-        return sweep.sweep([*typed, *PLANT, *TINY, *own], launch, slots=1, on_gpu=False)
+        return sweep.sweep(
+            [*typed, *PLANT, *TINY, *own], launch, slots=1, on_gpu=False, show=board.show_sweep
+        )
 
     return go
 

@@ -16,6 +16,7 @@ from small_plant import PLANT, TINY
 from asdgan import run
 from asdgan.config import compose
 from asdgan.errors import BadInput, Stopped
+from asdgan.report import board
 from asdgan.results import ledger
 from asdgan.results.failures import failures_in
 from asdgan.sweep import job as planned
@@ -33,7 +34,13 @@ def sweep(plant, tmp_path):
 
     def go(*typed, launch=None, outputs=tmp_path):
         own = (f"dataset.root={plant}", f"outputs={outputs}", "logger=none")
-        return drive.sweep([*typed, *PLANT, *TINY, *own], launch or here, slots=1, on_gpu=False)
+        return drive.sweep(
+            [*typed, *PLANT, *TINY, *own],
+            launch or here,
+            slots=1,
+            on_gpu=False,
+            show=board.show_sweep,
+        )
 
     return go
 
@@ -292,7 +299,7 @@ def test_clips_that_changed_after_the_plan_are_not_trained_on(plant, tmp_path, c
 
     typed = [*GRID, *PLANT, *TINY, f"dataset.root={own}", f"outputs={tmp_path}"]
     with pytest.raises(BadInput, match="not those that were planned for; start the sweep again"):
-        drive.sweep(typed, late, slots=1, on_gpu=False)
+        drive.sweep(typed, late, slots=1, on_gpu=False, show=board.show_sweep)
 
 
 def test_a_sweep_is_not_started_twice_at_once(sweep, capsys):
@@ -317,7 +324,7 @@ def test_a_dry_run_says_how_long_and_writes_nothing(sweep, tmp_path, capsys):
 
 def test_a_dry_run_knows_the_demo_plant_before_it_is_made(tmp_path, capsys):
     typed = [*GRID, *PLANT, *TINY, f"outputs={tmp_path}", "sweep.dry_run=true"]
-    assert drive.sweep(typed, here, slots=1, on_gpu=False) == 0
+    assert drive.sweep(typed, here, slots=1, on_gpu=False, show=board.show_sweep) == 0
     said = capsys.readouterr().out
     assert "hours of training" in said
     assert "not there yet" not in said

@@ -235,7 +235,7 @@ def here(jobs):
 
 
 def sweep(folder, *typed, launch=here):
-    return drive.sweep(line(folder, *typed), launch, slots=1, on_gpu=False)
+    return drive.sweep(line(folder, *typed), launch, slots=1, on_gpu=False, show=board.show_sweep)
 
 
 @pytest.fixture(scope="module")

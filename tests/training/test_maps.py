@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 import torch
+from recordings import TWO_MACHINES, plant, settings_of
 from small_models import Recording, compose, detector_of, windows_of
-from test_score import TWO_MACHINES, plant, settings_of
 
 from asdgan import run
 from asdgan.config import compose as settings
